@@ -1,0 +1,39 @@
+# `make train` trains the example model, `make test` checks everything; both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+INSTALLED := $(VENV)/.installed
+
+.PHONY: train test lint types imports tests docs clean
+
+train: $(INSTALLED)
+	$(BIN)/hookline train examples/char_gpt/config.yaml $(ARGS)
+
+test: lint types imports tests
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+tests: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+# torch is pinned here and a range in the metadata: without the pin pip fetches gigabytes of CUDA packages.
+$(INSTALLED): pyproject.toml $(PLUGINS) Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
+	    --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable $(dir $(plugin)))
+	touch $@
+
+clean:
+	rm -rf $(VENV) docs/_build

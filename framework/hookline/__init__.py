@@ -1,0 +1,109 @@
+"""hookline: a small PyTorch trainer that other people's packages plug into.
+
+Importing this package does no work: each public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hookline.config import Config, Period, load_config
+    from hookline.data import Loader
+    from hookline.default import DefaultTrainer, load_model
+    from hookline.delivery import Delivery
+    from hookline.errors import (
+        CheckpointError,
+        ConfigError,
+        HooklineError,
+        NonFiniteError,
+        PluginError,
+        RunError,
+        WriterError,
+    )
+    from hookline.evaluation import evaluate
+    from hookline.events import (
+        Events,
+        EventStorage,
+        EventWriter,
+        Histogram,
+        Run,
+        Scalar,
+        get_event_storage,
+    )
+    from hookline.hookspecs import HookBase, hookimpl
+    from hookline.kernel import StepKernel
+    from hookline.reduce import PeriodReducer
+    from hookline.trainer import SimpleTrainer, TrainerBase
+
+_ROOMS = {
+    "config": ("Config", "Period", "load_config"),
+    "data": ("Loader",),
+    "default": ("DefaultTrainer", "load_model"),
+    "delivery": ("Delivery",),
+    "errors": (
+        "CheckpointError",
+        "ConfigError",
+        "HooklineError",
+        "NonFiniteError",
+        "PluginError",
+        "RunError",
+        "WriterError",
+    ),
+    "evaluation": ("evaluate",),
+    "events": ("EventStorage", "EventWriter", "Events", "Histogram", "Run", "Scalar", "get_event_storage"),
+    "hookspecs": ("HookBase", "hookimpl"),
+    "kernel": ("StepKernel",),
+    "reduce": ("PeriodReducer",),
+    "trainer": ("SimpleTrainer", "TrainerBase"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DefaultTrainer",
+    "Delivery",
+    "EventStorage",
+    "EventWriter",
+    "Events",
+    "Histogram",
+    "HookBase",
+    "HooklineError",
+    "Loader",
+    "NonFiniteError",
+    "Period",
+    "PeriodReducer",
+    "PluginError",
+    "Run",
+    "RunError",
+    "Scalar",
+    "SimpleTrainer",
+    "StepKernel",
+    "TrainerBase",
+    "WriterError",
+    "__version__",
+    "evaluate",
+    "get_event_storage",
+    "hookimpl",
+    "load_config",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        room = _ROOM_OF[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(import_module(f"hookline.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

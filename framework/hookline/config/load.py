@@ -1,0 +1,67 @@
+"""A source and its overrides become a `Config`, or one error with everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hookline.config.build import Builder
+from hookline.config.instances import LISTS, by_name, with_defaults
+from hookline.config.overrides import apply_override
+from hookline.config.render import to_text
+from hookline.config.schema import Config
+from hookline.config.source import read_file
+from hookline.config.tree import Node, origins, plain, tagged
+from hookline.errors import ConfigError, Problem
+
+__all__ = ["load_config"]
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Return the checked config of a YAML file or a mapping, with ``overrides`` applied left to right.
+
+    Nothing is imported: targets and the options of plugins are checked when they are resolved.
+
+    Args:
+        source: Path of a YAML file, or the same as plain data. Relative targets of a mapping are looked
+            up in the current folder.
+        overrides: Such as ``train.max_iter=500``; see `hookline.config.overrides`.
+
+    Raises:
+        ConfigError: With every problem found, each with its origin.
+    """
+    if isinstance(source, Mapping):
+        root, base = tagged(source, "dict"), Path.cwd()
+        text = to_text(plain(root))
+    else:
+        base = Path(source).resolve().parent
+        root, text = read_file(Path(source))
+    if not isinstance(root.value, dict):
+        expected = "a mapping with run, model, data, optimizer and train"
+        raise ConfigError([Problem(root.origin, expected, plain(root), missing=root.value is None)])
+    problems = _name_instances(root)
+    for override in overrides:
+        try:
+            apply_override(root, override)
+        except ConfigError as error:
+            problems += error.problems
+    known = dict(origins(root))
+    about = {"base": base, "overrides": tuple(overrides), "source_text": text, "origins": known}
+    config: Config = Builder(known, problems).section(Config, "", root, **about)
+    if problems:
+        raise ConfigError(problems)
+    filled_in = tagged(config.to_dict(), "default")
+    _name_instances(filled_in)
+    known.update({**dict(origins(filled_in)), **known})
+    return config
+
+
+def _name_instances(root: Node) -> list[Problem]:
+    """Turn the lists of hooks and writers into mappings by instance name, and add the default hooks."""
+    problems = []
+    for section in LISTS:
+        instances, found = by_name(section, root.value.get(section, Node(None, root.origin)))
+        problems += found
+        root.value[section] = with_defaults(instances) if section == "hooks" else instances
+    return problems

@@ -1,0 +1,168 @@
+"""Annotations in words and at work: the rule that a value must meet, its limits, and its validation."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import enum
+import inspect
+import re
+import types
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
+
+from hookline.config.lengths import LengthRule
+
+__all__ = ["ANY", "Worded", "check_value", "description", "limits", "rule", "type_text"]
+
+ANY: Any = inspect.Parameter.empty
+"""The annotation of a parameter that has none: every value is right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Worded:
+    """The words of a rule, for ``Annotated`` where those made from the type say less."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    Path: "a path",
+    type(None): "null",
+    object: "anything",
+    Any: "anything",
+    ANY: "anything",
+}
+_LIMITS = {
+    "ge": ">= {}",
+    "gt": "> {}",
+    "le": "<= {}",
+    "lt": "< {}",
+    "multiple_of": "a multiple of {}",
+    "min_length": "of length >= {}",
+    "max_length": "of length <= {}",
+    "pattern": "matching {}",
+}
+_LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Set)
+_LAZY = (collections.abc.Iterable, collections.abc.Collection)
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+def rule(annotation: Any) -> str:
+    """Return what a value of ``annotation`` must be: ``a whole number >= 1``, ``one of fp32, bf16``."""
+    kind, args = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        said = [str(item) for item in args[1:] if isinstance(item, Worded | LengthRule)]
+        return said[0] if said else f"{rule(args[0])} {limits(annotation)}".rstrip()
+    if kind is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if kind in (Union, types.UnionType):
+        return " or ".join(rule(arg) for arg in args)
+    if kind is tuple and args[-1] is not ...:
+        return f"a list of {len(args)} ({', '.join(rule(arg) for arg in args)})"
+    if (kind or annotation) in (*_LISTS, *_LAZY):
+        return f"a list (each {rule(args[0])})" if args else "a list"
+    if (kind or annotation) in _MAPPINGS:
+        return f"a mapping (each value {rule(args[1])})" if args else "a mapping"
+    if not isinstance(annotation, type):
+        return "anything" if annotation is Any else f"a value of type {type_text(annotation)}"
+    if issubclass(annotation, enum.Enum):
+        return f"one of {', '.join(str(member.value) for member in annotation)}"
+    if dataclasses.is_dataclass(annotation) or issubclass(annotation, BaseModel):
+        return f"a mapping with {', '.join(inspect.signature(annotation).parameters)}"
+    return _WORDS.get(annotation) or f"an instance of {annotation.__name__}"
+
+
+def type_text(annotation: Any) -> str:
+    """Return ``annotation`` as Python writes it, without limits and module names; ``any`` for none."""
+    if annotation is ANY or isinstance(annotation, str):
+        return "any" if annotation is ANY else str(annotation)
+    bare = get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}))["it"]
+    return re.sub(r"\b[\w.]+\.", "", inspect.formatannotation(bare))
+
+
+def limits(annotation: Any) -> str:
+    """Return the limits in ``annotation``, such as ``>= 0 and < 1``, or an empty string."""
+    found = (
+        (text, getattr(item, key, None)) for item in _metadata(annotation) for key, text in _LIMITS.items()
+    )
+    return " and ".join(text.format(limit) for text, limit in found if limit is not None)
+
+
+def description(annotation: Any) -> str:
+    """Return the description that a ``Field`` in ``annotation`` gives, or an empty string."""
+    texts = (getattr(item, "description", None) for item in _metadata(annotation))
+    return next((text for text in texts if isinstance(text, str)), "")
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    items = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return [part for item in items for part in (item, *getattr(item, "metadata", ()))]  # a Field holds more
+
+
+def check_value(annotation: Any, value: Any) -> Any:
+    """Return ``value`` converted to ``annotation``: a list to a tuple, ``"1e-3"`` to a float.
+
+    Nothing is converted that would surprise: no bool or float to an int, no number to a string.
+
+    Raises:
+        ValueError: If it does not fit; the message is what a validator of the annotation said, if any.
+    """
+    adapter = _adapter(annotation) if annotation is not ANY else None
+    if adapter is None:
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        said = [str(item["ctx"]["error"]) for item in error.errors() if "error" in item.get("ctx", {})]
+        raise ValueError(said[0] if said else "") from error
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a model brings its own config
+        try:
+            return TypeAdapter(_strict(annotation), config=config)
+        except Exception:  # an annotation is a hint: what pydantic cannot read is not checked
+            continue
+    return None
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+_STRICT = {
+    int: Annotated[int, Strict()],
+    bool: Annotated[bool, Strict()],
+    str: Annotated[str, Strict()],
+    float: Annotated[float, BeforeValidator(_no_bool)],
+}
+
+
+def _strict(annotation: Any) -> Any:
+    """Return ``annotation`` with the scalars in it made as strict as `check_value` promises."""
+    kind, args = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, type) and annotation in _STRICT:
+        return _STRICT[annotation]
+    if kind is Annotated:
+        return Annotated[(_strict(args[0]), *args[1:])]
+    if kind in (Union, types.UnionType):
+        return Union[tuple(_strict(arg) for arg in args)]
+    if kind in (*_LISTS, *_LAZY, *_MAPPINGS):
+        # pydantic would hand on an iterator for an Iterable; the list that was given is wanted.
+        container: Any = list if kind in _LAZY else kind
+        return container[tuple(_strict(arg) for arg in args)]
+    return annotation

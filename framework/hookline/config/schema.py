@@ -1,0 +1,254 @@
+"""What a config holds: every section and key, with its rule and its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from hookline.config.instances import DEFAULT_HOOKS, LISTS, name_in
+from hookline.config.lengths import Epochs, MaxIter, Period
+from hookline.config.rules import Worded
+from hookline.config.targets import absolute_target
+from hookline.config.tree import located, nearest
+
+__all__ = [
+    "Config",
+    "DataSpec",
+    "Group",
+    "Loader",
+    "Optimizer",
+    "PluginSpec",
+    "Run",
+    "Target",
+    "Train",
+    "WriterSpec",
+]
+
+_NAME = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), Worded("a name of letters, digits, '.', '_' and '-'")]
+_TARGET = Annotated[
+    str, Field(pattern=r"^.+[.:]\w+$"), Worded("a target such as package.module:Name or ./file.py:Name")
+]
+_PLUGIN = Annotated[str, Worded("a plugin: its name, distribution:name or ./file.py:Name")]
+_PATTERNS = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(lambda match: [match] if isinstance(match, str) else match),
+    Worded("a pattern of parameter names such as '*.bias', or a list of them"),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the run is called and where it is kept.
+
+    Args:
+        name: Name of the run's folder.
+        dir: Folder of all runs.
+        seed: Seed of Python, NumPy and torch.
+    """
+
+    name: _NAME
+    dir: str = "runs"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to import and call.
+
+    Args:
+        target: What to import; see `resolve_target`.
+        options: Its keyword arguments; a config writes them beside ``target``.
+    """
+
+    target: _TARGET
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How a dataset is read in batches.
+
+    Args:
+        batch_size: Items of a microbatch, on each rank.
+        shuffle: Draw a new order each epoch; when not given, only for ``data.train``.
+        drop_last: Leave out the last batch when it is not full.
+        num_workers: Processes that read items; 0 reads in the training process.
+        pin_memory: Copy batches into pinned memory, so that the copy to a GPU does not wait.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)]
+    shuffle: bool = True
+    drop_last: bool = False
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    pin_memory: bool = False
+
+
+@dataclass(frozen=True)
+class DataSpec(Target):
+    """A dataset and how it is read; without ``loader`` the target itself yields batches."""
+
+    loader: Loader | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options of the parameters whose names match; of several groups that match, the first counts.
+
+    Args:
+        match: Shell patterns of parameter names, such as ``*.bias``; a config may write a single one.
+        options: The optimizer's options for them; a config writes them beside ``match``.
+    """
+
+    match: _PATTERNS
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Optimizer(Target):
+    """The optimizer, and groups of parameters with options of their own.
+
+    No weight decay on norms and biases: ``groups: [{match: ["*.bias", "*norm*"], weight_decay: 0}]``.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long and how to train.
+
+    Args:
+        max_iter: Where training ends; the schedule is relative to it.
+        stop_at: Iteration to pause at, before ``max_iter``; nothing is rescaled.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        threads: CPU threads of torch; 0 leaves its own choice.
+        precision: Precision of forward and backward; weights stay in their own.
+        accumulate: Microbatches of an iteration.
+        clip_norm: Largest norm of all gradients together; 0 does not clip.
+        max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
+        deterministic: Repeat a GPU run to the bit, at some cost.
+        compile: Use ``torch.compile``; a mapping is passed to it as options.
+        log_period: Iterations of one logging period.
+    """
+
+    max_iter: MaxIter
+    stop_at: Annotated[int, Field(ge=1)] | None = None
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    max_skips: Annotated[int, Field(ge=0)] = 0
+    deterministic: bool = False
+    compile: bool | dict[str, Any] = False
+    log_period: Annotated[int, Field(ge=1)] = 20
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """One hook of the config.
+
+    Args:
+        name: Instance name, unique in its list.
+        use: Name of its entry point, ``distribution:name`` or ``./file.py:Name``.
+        on_error: What happens when it raises; None leaves the default of its kind.
+        options: Keyword arguments of the plugin.
+    """
+
+    name: str
+    use: _PLUGIN
+    on_error: Literal["raise", "disable", "retry"] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WriterSpec(PluginSpec):
+    """One writer of the config.
+
+    Args:
+        period: Length between the points of a scalar; None leaves ``train.log_period``.
+    """
+
+    period: Period | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A checked config, and where each of its values was written.
+
+    ``hooks`` are in call order, the default ones included. ``base`` is the folder that relative targets are
+    looked up in, ``source_text`` the YAML as it was read, ``overrides`` what was applied to it.
+    """
+
+    run: Run
+    model: Target
+    data: dict[str, DataSpec]
+    optimizer: Optimizer
+    schedule: Target | None = None
+    train: Train
+    hooks: list[PluginSpec]
+    writers: list[WriterSpec]
+    trainer: Target | None = None
+    base: Path = field(compare=False)
+    overrides: tuple[str, ...] = field(compare=False)
+    source_text: str = field(compare=False, repr=False)
+    origins: dict[tuple[str, ...], str] = field(compare=False, repr=False)
+
+    def origin(self, path: str) -> str:
+        """Return where the value at ``path`` was written: ``run.yaml:12``, ``override '…'`` or ``default``.
+
+        A path below what the config holds has the origin of the nearest part that it holds.
+        """
+        return nearest(self.origins, tuple(path.split(".")))
+
+    def where(self, path: str) -> str:
+        """Return ``path`` with its origin, as messages begin: ``model.target (run.yaml:3)``."""
+        return located(path, self.origin(path))
+
+    def to_dict(self, absolute: bool = True) -> dict[str, Any]:
+        """Return the config as plain data that `load_config` accepts, defaults filled in.
+
+        Args:
+            absolute: Write ``./file.py:Name`` with the file's full path, so that it means the same anywhere.
+        """
+        base = self.base if absolute else None
+        sections = {
+            item.name: _plain(getattr(self, item.name), base) for item in fields(self) if item.compare
+        }
+        for name in LISTS:
+            sections[name] = [_listed(spec, base) for spec in getattr(self, name)]
+        enabled = {hook.name for hook in self.hooks}
+        sections["hooks"][:0] = [{name: False} for name in DEFAULT_HOOKS if name not in enabled]
+        return {name: value for name, value in sections.items() if value is not None}
+
+
+def _plain(value: Any, base: Path | None, skip: str = "") -> Any:
+    """Return a section as plain data, its options beside its own keys, keys that are None left out."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, base) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, base) for item in value]
+    if not is_dataclass(value) or isinstance(value, Epochs):
+        return str(value) if isinstance(value, Epochs) else value
+    items: dict[str, Any] = {}
+    for key in (item.name for item in fields(value) if item.name != skip):
+        part = getattr(value, key)
+        if key == "options":
+            items.update(_plain(part, base))
+        elif part is not None:
+            is_target = base is not None and key in ("target", "use")
+            items[key] = absolute_target(part, base) if is_target else _plain(part, base)
+    return items
+
+
+def _listed(spec: PluginSpec, base: Path | None) -> Any:
+    """Return an item of hooks or writers in its shortest form."""
+    body = _plain(spec, base, skip="name")
+    if set(body) == {"use"} and name_in(body["use"]) == spec.name:
+        return body["use"]
+    return {spec.name: {key: value for key, value in body.items() if (key, value) != ("use", spec.name)}}

@@ -1,0 +1,393 @@
+"""A config becomes a running trainer, each part built by a method that a subclass can replace."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import logging
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hookline import checkpoint, distributed, report
+from hookline.config import Config, load_config, to_iterations, to_yaml
+from hookline.config.lengths import Epochs
+from hookline.data import build_loader
+from hookline.errors import CheckpointError, ConfigError, Problem
+from hookline.events import EventWriter
+from hookline.plan import Plan, PlannedPlugin
+from hookline.rundir import RunDir, attach_log
+from hookline.trainer import SimpleTrainer
+
+__all__ = ["DefaultTrainer", "load_model"]
+
+_log = logging.getLogger(__name__)
+
+_SMOKE_ITERS = 3
+_NO_PLUGINS = ("schedule",)  # without it the run would not do what its config says
+
+
+class DefaultTrainer(SimpleTrainer):
+    """Trains what a config describes: ``DefaultTrainer("run.yaml").train()``.
+
+    Everything that the config names is imported and checked before anything is built, and every problem
+    is reported at once. To change a part, override the method that builds it.
+
+    Args:
+        config: A YAML file, the same as a dict, or a `Config`.
+        overrides: Such as ``train.max_iter=500``, applied left to right.
+        plugins: False leaves out every hook but the schedule, and every writer.
+        smoke: Three iterations, one evaluation of three batches, one checkpoint.
+
+    Raises:
+        ConfigError: If anything in the config is wrong.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | Path | Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        *,
+        plugins: bool = True,
+        smoke: bool = False,
+    ) -> None:
+        self.config = config if isinstance(config, Config) else load_config(config, overrides)
+        self.smoke = smoke
+        self._with_plugins = plugins
+        self.plan = self._planned()
+        train = self.config.train
+        target_device = _set_up(self.config)
+        model = self.build_model().to(target_device)
+        optimizer = self.build_optimizer(model)
+        super().__init__(
+            _distributed(model, target_device),
+            self.build_train_loader(),
+            optimizer,
+            precision=train.precision,
+            accumulate=train.accumulate,
+            clip_norm=train.clip_norm,
+            max_skips=train.max_skips,
+            compile=train.compile,
+        )
+        self.max_iter = self._iterations("train.max_iter", train.max_iter)
+        self.log_period = train.log_period
+        self.stop_at = train.stop_at
+        self.schedule = self.build_schedule(optimizer)
+        self.writers: Mapping[str, EventWriter] = self.build_writers()
+        self.writer_policies = {plan.name: plan.on_error for plan in self.plan.writers if plan.on_error}
+        self.resumed_from: Path | None = None
+        self._next_iter = 0
+        self._run: RunDir | None = None
+        self._eval_loaders: dict[str, Iterable[Any]] = {}
+        self.build_hooks()
+
+    # ---- the parts; override what should be different
+
+    def build_model(self) -> nn.Module:
+        """Return the model, on any device."""
+        model = self._make("model")
+        if not isinstance(model, nn.Module):
+            raise ConfigError([Problem("model.target", "a torch.nn.Module", type(model).__name__)])
+        return model
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of ``model``, with the config's parameter groups."""
+        optimizer = self._make("optimizer", params=_parameter_groups(model, self.config))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError([Problem("optimizer.target", "a torch optimizer", type(optimizer).__name__)])
+        return optimizer
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Return a schedule of `hookline.schedules`, a torch scheduler, or None to keep the rate."""
+        if "schedule" not in self.plan:
+            return None
+        given = {"optimizer": optimizer} if self.plan.wants("schedule", "optimizer") else {}
+        return self._make("schedule", **given)
+
+    def build_train_loader(self) -> Iterable[Any]:
+        """Return the loader of training batches."""
+        return self._build_loader("train", pad=True)
+
+    def build_eval_loader(self, name: str) -> Iterable[Any]:
+        """Return the loader of ``data.<name>``; called once a name."""
+        return self._build_loader(name, pad=False)
+
+    def build_evaluator(self, name: str) -> Mapping[str, Any]:
+        """Return the metrics to measure on ``data.<name>``: objects with ``update``, ``compute``, ``reset``."""
+        prefix = f"data.{name}.metrics."
+        return {key.removeprefix(prefix): self._make(key) for key in self.plan.keys if key.startswith(prefix)}
+
+    def build_hooks(self) -> None:
+        """Register the config's hooks, in its order."""
+        for plan in self.plan.hooks:
+            self.register_hook(plan.loaded.make(self._resolved(plan)), plan.name, plan.loaded.source)
+
+    def build_writers(self) -> Mapping[str, EventWriter]:
+        """Return the config's writers by instance name."""
+        return {plan.name: plan.loaded.make(self._resolved(plan)) for plan in self.plan.writers}
+
+    def evaluate(
+        self, data: str | Iterable[Any] = "eval", metrics: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Return losses and metrics of the model on ``data``, a key of the config's ``data`` or batches."""
+        if isinstance(data, str):
+            if data not in self._eval_loaders:
+                self._eval_loaders[data] = self.build_eval_loader(data)
+            metrics = self.build_evaluator(data) if metrics is None else metrics
+            data = self._eval_loaders[data]
+        batches = itertools.islice(data, _SMOKE_ITERS) if self.smoke else data
+        return super().evaluate(batches, metrics)
+
+    # ---- running
+
+    def train(self, start_iter: int | None = None, max_iter: int | None = None) -> None:
+        """Train from where the run stands to the config's ``train.max_iter``; may be called again.
+
+        See `TrainerBase.train` for what it raises.
+        """
+        first = self._next_iter if start_iter is None else start_iter
+        last = self.max_iter if max_iter is None else max_iter
+        run = self._open_run()
+        start = perf_counter()
+        with ExitStack() as stack:
+            stack.enter_context(attach_log(run, distributed.rank()))
+            self.start_iter, self.max_iter = first, last
+            if distributed.is_main():
+                run.write_status("running", iteration=first)
+                self._describe(run)
+                report.print_header(self)
+            try:
+                super().train(first, last)
+            finally:
+                self._next_iter = self.iter
+                if distributed.is_main():
+                    self._conclude(run, perf_counter() - start)
+
+    def resume(self, run: str = "latest") -> None:
+        """Go on, at the next `train`, where the run stopped; it stays in its directory.
+
+        Args:
+            run: A run directory, a checkpoint in one, or ``latest``: the newest run of this name.
+
+        Raises:
+            RunError: If there is no such run.
+            CheckpointError: If it has no undamaged checkpoint, or the one named is damaged.
+        """
+        found = RunDir.find(run, Path(self.config.run.dir), self.config.run.name)
+        path = checkpoint.resolve(found.path if run == "latest" else Path(run))
+        self._run, self.run_dir, self.resumed_from = found, found.path, path
+        self.load_state_dict(checkpoint.load(path))
+        self._next_iter = self.iter
+        self.hooks.call("after_load", trainer=self, path=path)
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load the model's weights, and nothing else, from a run, a checkpoint or a ``.safetensors`` file."""
+        _load_weights(self.model, Path(source))
+
+    # ---- how it works
+
+    def _planned(self) -> Plan:
+        config = self.config
+        if self._with_plugins:
+            return Plan(config, config.hooks, config.writers)
+        return Plan(config, [hook for hook in config.hooks if hook.use in _NO_PLUGINS], [])
+
+    def _make(self, key: str, **given: Any) -> Any:
+        if key not in self.plan:
+            raise ConfigError(
+                [Problem(key, "a target in the config", missing=True, fix=f"Add it, or override build_{key}")]
+            )
+        return self.plan.make(key, **given)
+
+    def _build_loader(self, name: str, pad: bool) -> Iterable[Any]:
+        key = f"data.{name}"
+        if key not in self.plan:
+            exists = f"There is: {', '.join(self.config.data)}"
+            raise ConfigError(
+                [Problem(key, "data in the config", missing=True, exists=exists, fix=f"Add {key}")]
+            )
+        spec = self.config.data[name].loader
+        options = None if spec is None else dict(vars(spec))
+        return build_loader(
+            self._make(key),
+            options,
+            seed=self.config.run.seed,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            pad=pad,
+            where=key,
+        )
+
+    def _iterations(self, key: str, length: int | Epochs) -> int:
+        loader = self.data_loader
+        per_epoch = len(loader) // self.accumulate if isinstance(loader, Sized) else None
+        iterations = to_iterations(length, per_epoch, self.config.where(key))
+        return min(iterations, _SMOKE_ITERS) if self.smoke and key == "train.max_iter" else iterations
+
+    def _resolved(self, plan: PlannedPlugin) -> dict[str, Any]:
+        """Return a plugin's options with lengths in iterations."""
+        return {
+            name: self._iterations(f"hooks.{plan.name}.{name}", value) if isinstance(value, Epochs) else value
+            for name, value in plan.options.items()
+        }
+
+    def _open_run(self) -> RunDir:
+        """Return the run's directory, made by rank 0 if the run is new."""
+        if self._run is None:
+            made = None
+            if distributed.is_main():
+                made = RunDir.create(Path(self.config.run.dir), self.config.run.name).path
+            self._run = RunDir.open(distributed.broadcast(made))
+        elif self.resumed_from is not None and distributed.is_main():
+            for path in checkpoint.discard_newer(self._run.checkpoints, self._next_iter - 1):
+                _log.warning("Deleted %s: the run goes on from before it.", path)
+        self.run_dir = self._run.path
+        return self._run
+
+    def _describe(self, run: RunDir) -> None:
+        """Write what the run is made of; of a resumed run, what it is made of now."""
+        (run.path / "config.yaml").write_text(to_yaml(self.config), "utf-8")
+        (run.path / "config.source.yaml").write_text(self.config.source_text, "utf-8")
+        run.write_json("overrides.json", {"overrides": list(self.config.overrides)})
+        run.write_environment()
+        run.write_json(
+            "plugins.json",
+            {
+                "hooks": [_described(plan) for plan in self.plan.hooks],
+                "writers": [_described(plan) for plan in self.plan.writers],
+                "call_order": self.hooks.names(),
+            },
+        )
+
+    def _conclude(self, run: RunDir, duration_s: float) -> None:
+        run.write_status(self.status, reason=self.reason, iteration=self.iter)
+        data = report.summary(self, duration_s)
+        run.write_json("summary.json", data)
+        report.print_summary(self, data)
+
+
+def load_model(run: str | Path) -> nn.Module:
+    """Return the trained model of a run in evaluation mode, on the CPU; nothing but its class is imported.
+
+    Args:
+        run: A run directory (its newest checkpoint), ``…/checkpoints/best``, or one checkpoint.
+
+    Raises:
+        RunError: If there is no such run.
+        CheckpointError: If it has no undamaged checkpoint.
+    """
+    found = RunDir.find(str(run), Path())
+    config = load_config(found.path / "config.yaml")
+    plan = Plan(config, [], [], only=("model",))
+    model: nn.Module = plan.make("model")
+    _load_weights(model, Path(run))
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, source: Path) -> None:
+    if source.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        if not source.is_file():
+            raise CheckpointError(f"weights: expected a file, got {source}. It does not exist.")
+        weights = load_file(source)
+    else:
+        weights = checkpoint.load(checkpoint.resolve(source), ["model"])["model"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"weights: expected those of {type(model).__name__}, got: {error}.") from error
+
+
+def _set_up(config: Config) -> torch.device:
+    """Choose device and threads, join the other ranks, seed every generator; return the device."""
+    train = config.train
+    device = _device(train.device, config.where("train.device"))
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    distributed.join(device)
+    seed = (config.run.seed + distributed.rank()) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not repeatable
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def _device(name: str, where: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        expected = "auto, cpu, cuda or cuda:N"
+        raise ConfigError([Problem(where, expected, name)]) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([Problem(where, "a device that is here", name, fix="Use auto or cpu")])
+    if device.type == "cuda" and device.index is None and distributed.world_size() > 1:
+        device = torch.device("cuda", distributed.local_rank())
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
+    if distributed.world_size() == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[device.index] if device.type == "cuda" else None
+    )
+
+
+def _parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
+    """Return the trainable parameters by the first group whose pattern matches their name; the rest last."""
+    specs = config.optimizer.groups
+    groups: list[dict[str, Any]] = [{"params": [], **spec.options} for spec in specs]
+    rest: dict[str, Any] = {"params": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matching = (
+                group
+                for spec, group in zip(specs, groups, strict=True)
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.match)
+            )
+            next(matching, rest)["params"].append(parameter)
+    problems = [
+        Problem(
+            config.where(f"optimizer.groups.{i}.match"),
+            "a pattern that matches a parameter",
+            spec.match,
+            exists=f"Parameters: {_listed(name for name, _ in model.named_parameters())}",
+        )
+        for i, (spec, group) in enumerate(zip(specs, groups, strict=True))
+        if not group["params"]
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return [group for group in [*groups, rest] if group["params"]]
+
+
+def _listed(names: Iterable[str], limit: int = 12) -> str:
+    shown = list(names)
+    return ", ".join(shown[:limit]) + (f", … ({len(shown)} in all)" if len(shown) > limit else "")
+
+
+def _described(plan: PlannedPlugin) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "source": plan.loaded.source,
+        "options": {
+            name: str(value) if isinstance(value, Epochs) else value for name, value in plan.options.items()
+        },
+    }

@@ -1,0 +1,25 @@
+"""What was measured, and who is told.
+
+::
+
+    put_scalar, put_image, … ─▶ EventStorage ── step() seals the iteration ──▶ Events ─▶ EventWriter.write
+
+Values on a device are taken without waiting and become `Events` when their copy has arrived. A writer
+only ever sees host data; `hookline.delivery` carries it there.
+"""
+
+from hookline.events.history import History
+from hookline.events.records import Events, Histogram, Scalar
+from hookline.events.storage import EventStorage, get_event_storage
+from hookline.events.writer import EventWriter, Run
+
+__all__ = [
+    "EventStorage",
+    "EventWriter",
+    "Events",
+    "Histogram",
+    "History",
+    "Run",
+    "Scalar",
+    "get_event_storage",
+]

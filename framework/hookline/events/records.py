@@ -1,0 +1,103 @@
+"""What one iteration measured, as plain host data that any thread may read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Events", "Histogram", "Scalar"]
+
+
+class Scalar(NamedTuple):
+    """One scalar of one iteration; the mean where it was put several times.
+
+    Args:
+        value: The value; may be NaN or infinite.
+        smoothing_hint: Whether a reader should smooth it over several iterations.
+        volatile: True for what differs between two equal runs (times, memory, throughput).
+    """
+
+    value: float
+    smoothing_hint: bool = True
+    volatile: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """How the finite values of a tensor are spread over bins of equal width.
+
+    Args:
+        counts: Number of values in each bin, int64, shape (N,).
+        edges: Bounds of the bins, ascending, float64, shape (N + 1,); the last bin includes its upper one.
+        num: How many finite values there were; the others are left out of everything here.
+        min: Smallest value.
+        max: Largest value.
+        sum: Sum of the values.
+        sum_squares: Sum of their squares.
+    """
+
+    counts: npt.NDArray[np.int64]
+    edges: npt.NDArray[np.float64]
+    num: int
+    min: float
+    max: float
+    sum: float
+    sum_squares: float
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Everything put in one iteration.
+
+    All writers are given the same object: read it, never change it.
+
+    Args:
+        iteration: The 0-based iteration.
+        time_s: Wall clock when the iteration was sealed, seconds since the epoch; differs from run to run.
+        scalars: By name, in the order they were first put.
+        images: uint8, shape (C, H, W) with C of 1, 3 or 4.
+        histograms: By name.
+        texts: By name.
+        hparams: Hyper-parameters of the run, not tied to the iteration.
+    """
+
+    iteration: int
+    time_s: float
+    scalars: dict[str, Scalar] = field(default_factory=dict)
+    images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    hparams: dict[str, bool | int | float | str] = field(default_factory=dict)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the same as nested dicts of JSON values and arrays, for a checkpoint."""
+        return {
+            "iteration": self.iteration,
+            "time_s": self.time_s,
+            "scalars": {name: list(scalar) for name, scalar in self.scalars.items()},
+            "images": dict(self.images),
+            "histograms": {name: dict(vars(histogram)) for name, histogram in self.histograms.items()},
+            "texts": dict(self.texts),
+            "hparams": dict(self.hparams),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Events:
+        """Return the events that ``to_state`` was called on."""
+        arrays = {"counts": np.int64, "edges": np.float64}
+        return cls(
+            iteration=state["iteration"],
+            time_s=state["time_s"],
+            scalars={name: Scalar(*scalar) for name, scalar in state["scalars"].items()},
+            images={name: np.asarray(image, np.uint8) for name, image in state["images"].items()},
+            histograms={
+                name: Histogram(**{**fields, **{key: np.asarray(fields[key], arrays[key]) for key in arrays}})
+                for name, fields in state["histograms"].items()
+            },
+            texts=dict(state["texts"]),
+            hparams=dict(state["hparams"]),
+        )

@@ -1,0 +1,453 @@
+"""Collects what is measured, iteration by iteration."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import RLock
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from hookline.errors import Problem, RunError
+from hookline.events import convert
+from hookline.events.device import Batch, DeviceQueue
+from hookline.events.history import History
+from hookline.events.records import Events, Scalar
+
+__all__ = ["EventStorage", "get_event_storage"]
+
+Reader = Callable[[list[Events]], None]
+
+# A linked list, innermost first: a context that is copied or left in another order cannot disturb it.
+_current: ContextVar[tuple[EventStorage, Any] | None] = ContextVar("hookline_event_storage", default=None)
+
+
+def get_event_storage() -> EventStorage:
+    """Return the storage of the innermost ``with EventStorage()`` around the caller.
+
+    Works anywhere below a training loop, also inside a model's ``forward``. Each thread and each task
+    has its own.
+
+    Raises:
+        RunError: If there is none, as in a thread that was started without its parent's context.
+    """
+    entry = _current.get()
+    if entry is None:
+        exists = (
+            "No `with EventStorage()` is entered in this context; a new thread starts without its parent's"
+        )
+        fix = "In a thread of your own start the work with contextvars.copy_context().run(work)"
+        raise RunError(
+            str(Problem("get_event_storage()", "an event storage", missing=True, exists=exists, fix=fix))
+        )
+    return entry[0]
+
+
+class _Record:
+    """One iteration: being measured, or sealed and waiting for values from a device."""
+
+    __slots__ = ("arrays", "batch", "hparams", "iteration", "puts", "reads", "scalars", "texts", "time_s")
+
+    def __init__(self) -> None:
+        self.iteration = 0
+        self.time_s = 0.0
+        self.scalars: dict[str, Scalar] = {}
+        self.arrays: dict[str, dict[str, Any]] = {"image": {}, "histogram": {}}
+        self.texts: dict[str, str] = {}
+        self.hparams: dict[str, bool | int | float | str] = {}
+        # All values of a scalar that was put more than once, or from a device.
+        self.puts: dict[str, list[float]] = {}
+        self.reads: list[tuple[str, str, Callable[[], Any]]] = []
+        self.batch: Batch | None = None
+
+    def events(self) -> Events:
+        """Return what was measured; every value must have arrived."""
+        arrays = self.arrays
+        return Events(
+            self.iteration,
+            self.time_s,
+            self.scalars,
+            arrays["image"],
+            arrays["histogram"],
+            self.texts,
+            self.hparams,
+        )
+
+    def is_empty(self) -> bool:
+        """Return whether nothing was put."""
+        return not (self.scalars or self.texts or self.hparams or any(self.arrays.values()))
+
+
+class EventStorage:
+    """Holds what is measured, by iteration; the current one inside its ``with``.
+
+    Values may be numbers or tensors. A tensor that is not on the CPU is taken without reading it: its value
+    arrives some iterations later, under the iteration it was put in, and training never waits.
+
+    Several threads may put; ``step`` and what follows it belong to the thread that trains.
+
+    Args:
+        start_iter: The first iteration.
+        period: Values on a device are copied every ``period`` iterations, in one go.
+    """
+
+    def __init__(self, start_iter: int = 0, *, period: int = 20) -> None:
+        if period < 1:
+            raise ValueError(str(Problem("EventStorage.period", "a whole number >= 1", period)))
+        self.iter = start_iter
+        self.arrived_iter = start_iter
+        """Every iteration below this one is complete on the host."""
+        self._period = period
+        self._open = _Record()
+        self._sealed: deque[_Record] = deque()
+        self._queue = DeviceQueue()
+        self._histories: dict[str, History] = {}
+        self._hints: dict[str, bool] = {}
+        self._kinds: dict[str, str] = {}
+        self._prefix = ""
+        self._readers: list[Reader] = []
+        self._lock = RLock()
+
+    def __enter__(self) -> EventStorage:
+        _current.set((self, _current.get()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entry = _current.get()
+        _current.set(entry[1] if entry is not None else None)
+
+    # -- putting ---------------------------------------------------------------------------------
+
+    def put_scalar(
+        self, name: str, value: Any, smoothing_hint: bool = True, *, volatile: bool = False
+    ) -> None:
+        """Record ``value`` under ``name`` in this iteration.
+
+        Puts of one name in one iteration are averaged. Costs about 1 µs for a number.
+
+        Args:
+            name: Its key, inside the current ``name_scope``.
+            value: A number, or a tensor or array of one element; may be NaN or infinite.
+            smoothing_hint: False for what must not be smoothed, such as an evaluation; the last put decides.
+            volatile: True for what differs between two equal runs; json keeps it out of ``metrics.jsonl``.
+
+        Raises:
+            TypeError: If ``value`` is not a real number.
+            ValueError: If ``value`` has several elements, or ``name`` cannot be used.
+        """
+        with self._lock:
+            self._put_scalar(name, value, smoothing_hint, volatile)
+
+    def put_scalars(self, /, *, smoothing_hint: bool = True, volatile: bool = False, **named: Any) -> None:
+        """Record several scalars, as ``put_scalar`` does."""
+        with self._lock:
+            for name, value in named.items():
+                self._put_scalar(name, value, smoothing_hint, volatile)
+
+    def put_image(self, name: str, image: Any) -> None:
+        """Record an image; a second one of the same name in an iteration replaces the first.
+
+        Args:
+            name: Its key, inside the current ``name_scope``.
+            image: Tensor or array of shape (C, H, W), C of 1, 3 or 4; uint8, or floats, clamped to [0, 1].
+
+        Raises:
+            TypeError: If it is no array, or of another dtype.
+            ValueError: If it has another shape, such as (H, W, C).
+        """
+        with self._lock:
+            key = self._key(name, "image")
+            self._put_array("image", key, convert.image_bytes(self._where("image", key), image))
+
+    def put_histogram(self, name: str, values: Any, bins: int = 64) -> None:
+        """Record how the finite elements of ``values`` are spread over ``bins`` bins of equal width.
+
+        Args:
+            name: Its key, inside the current ``name_scope``.
+            values: Tensor or array of any shape; on a device it is counted there.
+            bins: How many.
+        """
+        with self._lock:
+            key = self._key(name, "histogram")
+            self._put_array(
+                "histogram", key, convert.histogram_vector(self._where("histogram", key), values, bins)
+            )
+
+    def put_text(self, name: str, text: str) -> None:
+        """Record a text; a second one of the same name in an iteration replaces the first."""
+        with self._lock:
+            key = self._key(name, "text")
+            if not isinstance(text, str):
+                raise TypeError(str(Problem(self._where("text", key), "a string", text)))
+            self._open.texts[key] = text
+
+    def put_hparams(self, hparams: Mapping[str, bool | int | float | str]) -> None:
+        """Record hyper-parameters of the run; once, before the first iteration, is usual."""
+        with self._lock:
+            for name, value in hparams.items():
+                where = f"hyper-parameter {name!r}"
+                if not isinstance(name, str) or not name:
+                    raise ValueError(str(Problem("put_hparams", "non-empty strings as names", name)))
+                if not isinstance(value, (bool, int, float, str)):
+                    raise TypeError(str(Problem(where, "a bool, a number or a string", value)))
+            self._open.hparams.update(hparams)
+
+    @contextmanager
+    def name_scope(self, name: str) -> Iterator[None]:
+        """Prefix every name put inside with ``name/``; scopes nest to ``a/b/…``."""
+        if not isinstance(name, str) or not name.strip("/"):
+            raise ValueError(str(Problem("name_scope", "a non-empty string", name)))
+        outer = self._prefix
+        self._prefix = f"{outer}{name.strip('/')}/"
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def history(self, name: str) -> History:
+        """Return the recent values of a scalar.
+
+        Raises:
+            KeyError: If none has been put, or none has arrived from its device yet.
+        """
+        with self._lock:
+            if name in self._histories:
+                return self._histories[name]
+        if name in self._hints:
+            exists, fix = (
+                "Its values are still on their device",
+                "They arrive when a period ends, or after drain()",
+            )
+        else:
+            exists, fix = f"There are: {', '.join(sorted(self._histories)) or 'none'}", ""
+        raise KeyError(
+            str(
+                Problem(f"history of {name!r}", "a scalar that was put", missing=True, exists=exists, fix=fix)
+            )
+        )
+
+    def histories(self) -> dict[str, History]:
+        """Return the history of every scalar that has one, by name."""
+        with self._lock:
+            return dict(self._histories)
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        """Return the last value of every scalar and the iteration it was put in."""
+        with self._lock:
+            return {name: history.values()[-1] for name, history in self._histories.items()}
+
+    def latest_with_smoothing_hint(self, window: int = 20) -> dict[str, tuple[float, int]]:
+        """Return what ``latest`` does, smoothed where the last put allowed it.
+
+        Smoothed is the median of the values of the ``window`` iterations up to its last one.
+        """
+        with self._lock:
+            return {
+                name: (self._smoothed(name, value, iteration, window), iteration)
+                for name, (value, iteration) in self.latest().items()
+            }
+
+    # -- the end of an iteration -----------------------------------------------------------------
+
+    def step(self) -> list[Events]:
+        """Seal this iteration and go to the next; return the events that are complete on the host.
+
+        On a CPU these are of the iteration just sealed. Where values come from a device they arrive later,
+        several iterations at once, always in order. An iteration in which nothing was put has none.
+        """
+        with self._lock:
+            self._seal()
+            self.iter += 1
+            if self._queue.num_waiting and self.iter % self._period == 0:
+                self._queue.start()
+            arrived = self._collect()
+        self._tell(arrived)
+        return arrived
+
+    def drain(self) -> list[Events]:
+        """Wait for the values of all sealed iterations; return the events that were not complete before."""
+        with self._lock:
+            if self._queue.num_waiting:
+                self._queue.start()
+            for record in self._sealed:
+                if record.batch is not None:
+                    record.batch.wait()
+            arrived = self._collect()
+        self._tell(arrived)
+        return arrived
+
+    def attach(self, reader: Reader) -> None:
+        """Call ``reader`` at the end of every ``step`` and ``drain`` with the events that arrived, if any."""
+        self._readers.append(reader)
+
+    def detach(self, reader: Reader) -> None:
+        """Call ``reader`` no more."""
+        self._readers.remove(reader)
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the iteration, what was put in it so far, and the histories; waits for the device.
+
+        The sealed iterations belong to the attached readers, who are told of all of them first.
+        """
+        self.drain()
+        with self._lock:
+            self._open.iteration = self.iter
+            if self._open.batch is not None:
+                self._open.batch.wait()
+            self._finish(self._open)
+            return {
+                "iter": self.iter,
+                "open": self._open.events().to_state(),
+                "puts": {name: list(values) for name, values in self._open.puts.items()},
+                "histories": {name: history.state_dict() for name, history in self._histories.items()},
+                "hints": dict(self._hints),
+            }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned; forget what was put before."""
+        with self._lock:
+            self._sealed.clear()
+            self.iter = self.arrived_iter = state["iter"]
+            self._open = _Record()
+            events = Events.from_state(state["open"])
+            self._open.scalars, self._open.texts, self._open.hparams = (
+                events.scalars,
+                events.texts,
+                events.hparams,
+            )
+            self._open.arrays = {"image": events.images, "histogram": events.histograms}
+            self._open.puts = {name: list(values) for name, values in state["puts"].items()}
+            self._histories = {name: History() for name in state["histories"]}
+            for name, history in self._histories.items():
+                history.load_state_dict(state["histories"][name])
+            self._hints = dict(state["hints"])
+            self._kinds = dict.fromkeys(self._hints, "scalar")
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _where(self, kind: str, name: Any) -> str:
+        return f"{kind} {name!r} at iteration {self.iter}"
+
+    def _key(self, name: str, kind: str) -> str:
+        """Return ``name`` in its scope; one name is of one kind, since a writer has one place for it."""
+        if not isinstance(name, str) or not name:
+            raise ValueError(str(Problem(self._where(kind, name), "a non-empty string as name", name)))
+        key = self._prefix + name
+        if key == "iteration":
+            fix = "It is the key of the iteration itself; use another name"
+            raise ValueError(str(Problem(self._where(kind, key), "a name of its own", key, fix=fix)))
+        known = self._kinds.setdefault(key, kind)
+        if known != kind:
+            fix = "Use another name"
+            raise ValueError(
+                str(Problem(self._where(kind, key), f"a name not used for a {known}", key, fix=fix))
+            )
+        return key
+
+    def _put_scalar(self, name: str, value: Any, smoothing_hint: bool, volatile: bool) -> None:
+        number = value if type(value) is float else convert.as_number(value, name, self.iter)
+        key = self._prefix + name if type(name) is str else ""
+        history = self._histories.get(key)
+        if history is None:
+            key = self._key(name, "scalar")
+        self._hints[key] = smoothing_hint
+        record = self._open
+        before = record.scalars.get(key)
+        if before is not None or isinstance(number, Tensor):
+            number = self._put_again(key, before, number)
+        record.scalars[key] = Scalar(number, smoothing_hint, volatile)
+        if key in record.puts and not record.puts[key]:
+            return
+        if history is None:
+            history = self._histories[key] = History()
+        history.update(number, self.iter)
+
+    def _put_again(self, key: str, before: Scalar | None, number: float | Tensor) -> float:
+        """Keep one more value of a scalar, be it still to come; return the mean of those that are there."""
+        record = self._open
+        puts = record.puts.setdefault(key, [] if before is None else [before.value])
+        if isinstance(number, Tensor):
+            record.reads.append(("scalar", key, self._queue.put_value(number)))
+            record.batch = self._queue.batch
+        else:
+            puts.append(number)
+        return _mean(puts)
+
+    def _put_array(self, kind: str, key: str, tensor: Tensor) -> None:
+        record = self._open
+        if tensor.is_cpu:
+            record.arrays[kind][key] = _FINISH[kind](tensor.numpy())
+        else:
+            record.reads.append((kind, key, self._queue.put_array(tensor)))
+            record.batch = self._queue.batch
+
+    def _seal(self) -> None:
+        record, self._open = self._open, _Record()
+        record.iteration, record.time_s = self.iter, time.time()
+        self._sealed.append(record)
+
+    def _collect(self) -> list[Events]:
+        """Return the events of the sealed iterations that are complete, up to the first that is not."""
+        arrived = []
+        while self._sealed and (self._sealed[0].batch is None or self._sealed[0].batch.is_ready()):
+            record = self._sealed.popleft()
+            if record.reads:
+                self._finish(record)
+            self.arrived_iter = record.iteration + 1
+            if not record.is_empty():
+                arrived.append(record.events())
+        return arrived
+
+    def _finish(self, record: _Record) -> None:
+        """Read what ``record`` has on a device; its copy must have arrived."""
+        for kind, key, read in record.reads:
+            if kind == "scalar":
+                record.puts[key].append(read())
+                number = _mean(record.puts[key])
+                record.scalars[key] = record.scalars[key]._replace(value=number)
+                self._histories.setdefault(key, History()).update(number, record.iteration)
+            else:
+                record.arrays[kind][key] = _FINISH[kind](read())
+        record.reads, record.batch = [], None
+
+    def _tell(self, arrived: list[Events]) -> None:
+        """Give every reader the events, whatever another one raises; raise the first error then."""
+        errors: list[Exception] = []
+        for reader in tuple(self._readers):
+            try:
+                reader(arrived)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _smoothed(self, name: str, value: float, iteration: int, window: int) -> float:
+        if not self._hints.get(name, True):
+            return value
+        history = self._histories[name]
+        return history.median(history.count_since(iteration - window + 1))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _image(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return array.astype(np.uint8, copy=False)
+
+
+_FINISH: dict[str, Callable[[npt.NDArray[Any]], Any]] = {"image": _image, "histogram": convert.histogram}

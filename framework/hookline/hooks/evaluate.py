@@ -1,0 +1,49 @@
+"""Measure the model on data that it does not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hookline.config import Period, is_due
+from hookline.errors import PluginError
+from hookline.hookspecs import HookBase
+
+__all__ = ["Evaluate"]
+
+
+class Evaluate(HookBase):
+    """Puts the losses and metrics on ``data`` every ``period`` iterations and when training ends.
+
+    Their names begin with that of the data: ``eval/total_loss``. Enable it twice for two sets of data.
+
+    Args:
+        period: Evaluate every so many iterations; 0 only at the end.
+        data: A key of the config's ``data`` section; in Python also an iterable of batches.
+    """
+
+    collective = True
+    observer = True
+
+    def __init__(self, period: Period = 0, data: Any = "eval") -> None:
+        self.period, self.data = period, data
+
+    def before_train(self) -> None:
+        """Offer the evaluation to the trainer."""
+        if not hasattr(self.trainer, "evaluate"):
+            raise PluginError(
+                f"{self.name}: expected a trainer with a method 'evaluate', "
+                f"got {type(self.trainer).__name__}. Write one, or remove the hook."
+            )
+        self.trainer.evaluations[self.name] = self.evaluate
+
+    def after_step(self) -> None:
+        """Request the evaluation when the period ends."""
+        if is_due(self.trainer.iter, self.period):
+            self.trainer.request_evaluation(self.name)
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Return the metrics, by full name."""
+        prefix = self.data if isinstance(self.data, str) else "eval"
+        metrics = self.trainer.evaluate(self.data)  # type: ignore[attr-defined]
+        return {f"{prefix}/{name}": value for name, value in metrics.items()}

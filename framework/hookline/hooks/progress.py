@@ -1,0 +1,88 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from hookline import distributed
+from hookline.config import Period, is_due
+from hookline.console import console
+from hookline.hookspecs import HookBase
+
+__all__ = ["Progress"]
+
+
+class Progress(HookBase):
+    """Shows loss, learning rate, speed, remaining time and the last evaluation.
+
+    On a terminal it is one live bar; elsewhere a plain line per period.
+
+    Args:
+        period: Refresh the numbers every so many iterations; by default the config's ``train.log_period``.
+    """
+
+    observer = True
+    graph_safe = True
+
+    def __init__(self, period: Period | None = None) -> None:
+        self.period = period
+        self._bar: Bar | None = None
+        self._evaluated = ""
+        self._start = 0.0
+
+    def before_train(self) -> None:
+        """Begin the bar, on a terminal."""
+        self._start = perf_counter()
+        self._evaluated = ""
+        if distributed.is_main() and console().is_terminal:
+            self._bar = Bar(
+                TextColumn("iter"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[text]}"),
+                console=console(),
+            )  # fmt: skip
+            self._task = self._bar.add_task(
+                "train", total=self.trainer.max_iter, completed=self.trainer.start_iter, text=""
+            )
+            self._bar.start()
+
+    def after_step(self) -> None:
+        """Move the bar on; when the period ends, refresh its numbers or print a line."""
+        trainer = self.trainer
+        due = is_due(trainer.iter, trainer.log_period if self.period is None else self.period)
+        if self._bar is not None:
+            self._bar.advance(self._task)
+            if due:
+                self._bar.update(self._task, text=self._numbers())
+        elif due and distributed.is_main():
+            console().print(f"iter {trainer.iter + 1}/{trainer.max_iter}  {self._numbers()}", markup=False)
+
+    def after_evaluate(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Print the metrics, and keep the first of them beside the loss."""
+        text = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+        self._evaluated = "  ".join(text.split("  ")[:1])
+        if distributed.is_main():
+            console().print(f"iter {self.trainer.iter + 1}  {name}: {text}", markup=False)
+
+    def after_train(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _numbers(self) -> str:
+        trainer = self.trainer
+        done = trainer.iter + 1 - trainer.start_iter
+        speed = done / max(perf_counter() - self._start, 1e-9)
+        seconds = round((trainer.max_iter - trainer.iter - 1) / speed)
+        histories = trainer.storage.histories()
+        parts = []
+        if "total_loss" in histories:
+            parts.append(f"loss {histories['total_loss'].median(20):.4g}")
+        if "lr" in histories:
+            parts.append(f"lr {histories['lr'].latest():.3g}")
+        parts.append(f"{speed:.4g} it/s")
+        parts.append(f"ETA {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}")
+        return "  ".join([*parts, self._evaluated]).rstrip()

@@ -1,0 +1,99 @@
+"""The learning rate of each iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from hookline.errors import PluginError
+from hookline.hookspecs import HookBase
+from hookline.schedules import Schedule as ProgressSchedule
+
+__all__ = ["Schedule"]
+
+
+class Schedule(HookBase):
+    """Sets the learning rate of every parameter group before each iteration, and puts the one used as ``lr``.
+
+    A schedule of `hookline.schedules` gives a factor for each iteration; it needs no state, so it follows
+    a changed ``max_iter`` or base rate by itself. A torch scheduler is stepped once after each iteration.
+
+    Args:
+        schedule: A schedule of `hookline.schedules` or a torch scheduler; by default the trainer's own
+            (the config's ``schedule`` section), and without one the rate stays as it is.
+    """
+
+    graph_safe = True
+
+    def __init__(self, schedule: Any = None) -> None:
+        self.schedule = schedule
+        self._group = 0
+        self._saved: Mapping[str, Any] = {}
+
+    def before_train(self) -> None:
+        """Find the schedule, and the parameter group whose rate is shown: the one with most parameters."""
+        if self.schedule is None:
+            self.schedule = getattr(self.trainer, "schedule", None)
+        if isinstance(self.schedule, ReduceLROnPlateau) or not isinstance(
+            self.schedule, ProgressSchedule | LRScheduler | None
+        ):
+            raise PluginError(
+                f"schedule: expected a schedule of hookline.schedules, or a torch scheduler that is stepped "
+                f"without a metric, got a {type(self.schedule).__name__}. Give another schedule.target."
+            )
+        groups = self._optimizer().param_groups
+        sizes = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+        self._group = sizes.index(max(sizes))
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+        if isinstance(self.schedule, LRScheduler) and self._saved:
+            # The base rates are the config's: they are the saved ones unless somebody changed them.
+            base_lrs = [group["initial_lr"] for group in groups]
+            self.schedule.load_state_dict({**self._saved, "base_lrs": base_lrs})
+            self._saved = {}
+
+    def before_step(self) -> None:
+        """Set the rates of this iteration."""
+        # ConstantLR has a `factor` too, but it is a number.
+        if isinstance(self.schedule, ProgressSchedule) and not isinstance(self.schedule, LRScheduler):
+            factor = self.schedule.factor(self.trainer.iter, self.trainer.max_iter)
+            for group in self._optimizer().param_groups:
+                _set(group, "lr", group["initial_lr"] * factor)
+
+    def after_step(self) -> None:
+        """Put the rate that was used, then move a torch scheduler on."""
+        self.trainer.storage.put_scalar(
+            "lr", self._optimizer().param_groups[self._group]["lr"], smoothing_hint=False
+        )
+        if isinstance(self.schedule, LRScheduler):
+            self.schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a torch scheduler's state; the schedules on progress have none."""
+        if not isinstance(self.schedule, LRScheduler):
+            return {}
+        return {key: value for key, value in self.schedule.state_dict().items() if not callable(value)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep ``state`` until training begins and the schedule is known."""
+        self._saved = state
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer = getattr(self.trainer, "optimizer", None)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise PluginError(
+                f"schedule: expected a trainer with an optimizer, got {type(self.trainer).__name__}. "
+                "Give it the attribute 'optimizer', or remove the hook."
+            )
+        return optimizer
+
+
+def _set(group: dict[str, Any], key: str, value: float) -> None:
+    """Set a number that an optimizer reads; into the tensor where it is one, which a CUDA graph reads."""
+    if isinstance(group[key], torch.Tensor):
+        group[key].fill_(value)
+    else:
+        group[key] = value

@@ -1,0 +1,128 @@
+"""What a config names, imported and checked; nothing is built until all of it is right."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from hookline.config import Config, PluginSpec, Target, check_options, resolve_target
+from hookline.errors import ConfigError, HooklineError, PluginError, Problem
+from hookline.plugins import HOOKS, WRITERS, LoadedPlugin, load
+
+__all__ = ["Plan", "PlannedPlugin"]
+
+
+@dataclass(frozen=True)
+class PlannedPlugin:
+    """A plugin that can be built: its instance name, what makes it, and where it came from."""
+
+    name: str
+    loaded: LoadedPlugin
+    options: Mapping[str, Any]
+    on_error: str | None
+    period: Any
+
+
+class Plan:
+    """The parts of a run, by their key in the config: importable, with options that they take.
+
+    Args:
+        config: Names them.
+        hooks: Which of the config's hooks.
+        writers: Which of the config's writers.
+        only: The keys of the targets that will be built; by default all.
+
+    Raises:
+        ConfigError: With every problem found, in all parts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        hooks: Iterable[PluginSpec],
+        writers: Iterable[PluginSpec],
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._config = config
+        self._problems: list[Problem | HooklineError] = []
+        self._makers: dict[str, Callable[..., Any]] = {}
+        for key, target in _targets(config):
+            if only is None or key in only:
+                self._collect(partial(self._add_target, key, target))
+        self.hooks = self._plugins(hooks, HOOKS)
+        self.writers = self._plugins(writers, WRITERS)
+        if self._problems:
+            raise ConfigError(self._problems)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._makers
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the targets, such as ``model`` and ``data.eval``."""
+        return list(self._makers)
+
+    def wants(self, key: str, parameter: str) -> bool:
+        """Return whether the target at ``key`` takes ``parameter``."""
+        return parameter in inspect.signature(self._makers[key]).parameters
+
+    def make(self, key: str, **given: Any) -> Any:
+        """Return the part at ``key``, built with its options and what is ``given``."""
+        return self._makers[key](**given)
+
+    def _add_target(self, key: str, target: Target) -> None:
+        factory = resolve_target(target.target, self._config.base, self._config.where(f"{key}.target"))
+        if not callable(factory):
+            raise ConfigError(
+                [Problem(self._config.where(f"{key}.target"), "a class or a function", factory)]
+            )
+        options, problems = check_options(
+            factory, target.options, key, self._config.origin, _given(key, factory)
+        )
+        self._problems += problems
+        self._makers[key] = partial(factory, **options)
+
+    def _plugins(self, specs: Iterable[PluginSpec], group: str) -> list[PlannedPlugin]:
+        planned: list[PlannedPlugin] = []
+        for spec in specs:
+            self._collect(lambda spec=spec: planned.append(self._plugin(spec, group)))  # type: ignore[misc]
+        return planned
+
+    def _plugin(self, spec: PluginSpec, group: str) -> PlannedPlugin:
+        key = f"{group.rpartition('.')[2]}.{spec.name}"
+        loaded = load(spec.use, group, self._config.base, self._config.where(key))
+        options, problems = check_options(loaded.options_of, spec.options, key, self._config.origin)
+        self._problems += problems
+        return PlannedPlugin(spec.name, loaded, options, spec.on_error, spec.period)
+
+    def _collect(self, add: Callable[[], None]) -> None:
+        try:
+            add()
+        except ConfigError as error:
+            self._problems += error.problems
+        except PluginError as error:
+            self._problems.append(error)
+
+
+def _targets(config: Config) -> Iterator[tuple[str, Target]]:
+    """Yield every target of ``config`` but the trainer, with its key."""
+    sections = {"model": config.model, "optimizer": config.optimizer, "schedule": config.schedule}
+    yield from ((key, target) for key, target in sections.items() if target is not None)
+    for name, data in config.data.items():
+        yield f"data.{name}", data
+        yield from ((f"data.{name}.metrics.{metric}", target) for metric, target in data.metrics.items())
+
+
+def _given(key: str, factory: Any) -> tuple[str, ...]:
+    """Return the parameters that the trainer fills in for the target at ``key``."""
+    if key == "optimizer":
+        return ("params",)
+    is_torch_schedule = isinstance(factory, type) and issubclass(
+        factory, torch.optim.lr_scheduler.LRScheduler
+    )
+    return ("optimizer",) if key == "schedule" and is_torch_schedule else ()

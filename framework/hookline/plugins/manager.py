@@ -1,0 +1,236 @@
+"""The trainer's own pluggy manager: registers plugins, orders them, calls them, and says who failed."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from hookline.errors import PluginError, add_note, notes
+from hookline.hookspecs import HookBase, HookSpecs
+from hookline.plugins.lint import HOOK_NAMES, lint
+from hookline.plugins.order import call_order
+
+__all__ = ["HookManager"]
+
+
+@dataclass(frozen=True)
+class _Implementation:
+    """One plugin's function for one hook."""
+
+    plugin: str
+    hook: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    wrapper: bool
+
+    def __call__(self, offered: Mapping[str, Any]) -> Any:
+        return self.function(*[offered[name] for name in self.arguments])
+
+
+class HookManager(pluggy.PluginManager):
+    """Calls each hook of each registered plugin, in the order registered and declared.
+
+    It stays a plain pluggy manager: ``manager.hook.after_step(trainer=trainer)`` calls the same functions
+    in the same order as ``manager.call("after_step", trainer=trainer)``. The latter knows at each moment
+    whose function runs, so it can name the plugin in an exception and measure its time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("hookline")
+        self.add_hookspecs(HookSpecs)
+        self.sources: dict[str, str] = {}
+        """Where each plugin came from, by instance name: distribution and version, or module."""
+        self.seconds: Counter[str] = Counter()
+        """Measured time by plugin, seconds; see `call`."""
+        self._implementations: dict[str, list[_Implementation]] = {hook: [] for hook in HOOK_NAMES}
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Take every override of a `HookBase` as an implementation, marked or not."""
+        marked = super().parse_hookimpl_opts(plugin, name)
+        if marked is not None or name not in HOOK_NAMES or not isinstance(plugin, HookBase):
+            return marked
+        overridden = inspect.getattr_static(plugin, name) is not inspect.getattr_static(HookBase, name)
+        return {} if overridden else None
+
+    def add(self, plugin: Any, name: str | None = None, source: str | None = None) -> str:
+        """Register ``plugin`` after those already there, and return its instance name.
+
+        Args:
+            plugin: A `HookBase` instance, or an object or module with ``@hookimpl`` functions.
+            name: Its instance name; by default that of its class or module, numbered from the second on.
+            source: Where it came from; by default the module it is defined in.
+
+        Raises:
+            PluginError: If something in it would be ignored in silence, if its name is taken, or if
+                its place among the others is contradictory.
+        """
+        name = name or self._free_name(plugin)
+        lint(plugin, name)
+        if self.has_plugin(name):
+            raise PluginError(
+                f"hooks: expected a plugin name that is not taken, got {name!r} a second time. "
+                f"Registered: {', '.join(self.names())}. Give one of them another name "
+                "(in a config: '- other-name: {use: …}')."
+            )
+        if any(plugin is other for other in self.get_plugins()):
+            raise PluginError(
+                f"hooks: expected each plugin object once, got the same one again as {name!r}. "
+                "Make a second one."
+            )
+        try:
+            self.register(plugin, name)
+        except (ValueError, pluggy.PluginValidationError) as error:
+            raise PluginError(f"{name}: expected a plugin that pluggy accepts, got: {error}.") from error
+        self.sources[name] = source or _module_of(plugin)
+        self._arrange()
+        return name
+
+    def names(self) -> list[str]:
+        """Return the instance names of all plugins, in call order."""
+        return self._ordered_names()
+
+    def implements(self, hook: str) -> list[str]:
+        """Return the names of the plugins that implement ``hook``, in call order."""
+        return [implementation.plugin for implementation in self._implementations[hook]]
+
+    def call(self, hook: str, *, weight: int = 0, **offered: Any) -> None:
+        """Call ``hook`` of every plugin; the first exception ends it, with a note of who raised it.
+
+        Args:
+            hook: A hook's name.
+            weight: Add the time that each plugin takes to ``seconds`` so many times: 0 measures nothing,
+                16 suits a caller that measures one call in 16.
+            offered: The arguments of the spec; each implementation gets those it names.
+        """
+        with ExitStack() as wrappers:
+            for implementation in self._implementations[hook]:
+                if implementation.wrapper:
+                    wrappers.enter_context(self._around(implementation, offered, weight))
+                else:
+                    with self._attributed(implementation, offered, weight):
+                        implementation(offered)
+
+    def call_each(self, hook: str, **offered: Any) -> list[BaseException]:
+        """Call ``hook`` of every plugin, each in its own try; return what they raised, with a note each."""
+        errors: list[BaseException] = []
+        with ExitStack() as wrappers:
+            for implementation in self._implementations[hook]:
+                try:
+                    if implementation.wrapper:
+                        wrappers.enter_context(_collecting(errors))
+                        wrappers.enter_context(self._around(implementation, offered, weight=1))
+                    else:
+                        with self._attributed(implementation, offered, weight=1):
+                            implementation(offered)
+                except BaseException as error:
+                    errors.append(error)
+        return errors
+
+    def _free_name(self, plugin: Any) -> str:
+        first = _default_name(plugin)
+        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if not self.has_plugin(name))
+
+    def _ordered_names(self) -> list[str]:
+        plugins = dict(self.list_name_plugin())
+        return call_order(
+            list(plugins),
+            before={name: _trait(plugin, "before") for name, plugin in plugins.items()},
+            after={name: _trait(plugin, "after") for name, plugin in plugins.items()},
+        )
+
+    def _arrange(self) -> None:
+        """Put the implementations of every hook into call order."""
+        position = {name: i for i, name in enumerate(self._ordered_names())}
+        for hook in HOOK_NAMES:
+            caller = getattr(self.hook, hook)
+            # pluggy walks this list backwards, wrappers standing last. Left alone it would call the plugin
+            # registered last first, and there is no public way to place several `trylast` in config order.
+            caller._hookimpls.sort(
+                key=lambda impl: (not impl.wrapper, _rank(impl), position[impl.plugin_name]), reverse=True
+            )
+            self._implementations[hook] = [
+                _implementation(hook, impl) for impl in reversed(caller._hookimpls)
+            ]
+
+    @contextmanager
+    def _around(
+        self, implementation: _Implementation, offered: Mapping[str, Any], weight: int
+    ) -> Iterator[None]:
+        """Run a wrapper: up to its yield, then what is inside, then the rest."""
+        wrapper = contextmanager(implementation)(offered)
+        with self._attributed(implementation, offered, weight):
+            wrapper.__enter__()
+        try:
+            yield
+        except BaseException as error:
+            with self._attributed(implementation, offered, weight):
+                if not wrapper.__exit__(type(error), error, error.__traceback__):
+                    raise
+        else:
+            with self._attributed(implementation, offered, weight):
+                wrapper.__exit__(None, None, None)
+
+    @contextmanager
+    def _attributed(
+        self, implementation: _Implementation, offered: Mapping[str, Any], weight: int
+    ) -> Iterator[None]:
+        """Name the plugin in an exception that starts here, and measure the time."""
+        start = perf_counter() if weight else 0.0
+        try:
+            yield
+        except BaseException as error:
+            if not any(note.startswith(_NOTE) for note in notes(error)):
+                add_note(error, self._note(implementation, offered))
+            raise
+        finally:
+            if weight:
+                self.seconds[implementation.plugin] += weight * (perf_counter() - start)
+
+    def _note(self, implementation: _Implementation, offered: Mapping[str, Any]) -> str:
+        where = f"hook {implementation.hook}, iteration {getattr(offered.get('trainer'), 'iter', '?')}"
+        return f"{_NOTE} {implementation.plugin!r} ({self.sources[implementation.plugin]}), {where}"
+
+
+_NOTE = "Raised by plugin"
+
+
+@contextmanager
+def _collecting(errors: list[BaseException]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        errors.append(error)
+
+
+def _implementation(hook: str, impl: pluggy.HookImpl) -> _Implementation:
+    arguments = (*impl.argnames, *impl.kwargnames)
+    return _Implementation(impl.plugin_name, hook, impl.function, arguments, impl.wrapper)
+
+
+def _rank(impl: pluggy.HookImpl) -> int:
+    return 0 if impl.tryfirst else 2 if impl.trylast else 1
+
+
+def _trait(plugin: Any, name: str) -> tuple[str, ...]:
+    value = getattr(plugin, name, ())
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _default_name(plugin: Any) -> str:
+    if isinstance(plugin, ModuleType):
+        return plugin.__name__.rpartition(".")[2]
+    return type(plugin).__name__
+
+
+def _module_of(plugin: Any) -> str:
+    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__

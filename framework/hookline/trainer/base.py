@@ -1,0 +1,368 @@
+"""The loop: what happens in an iteration and at its end, and how a run begins and ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from hookline import distributed
+from hookline.checkpoint import rng
+from hookline.errors import CheckpointError, PluginError, RunError
+from hookline.events import Events, EventStorage
+from hookline.hookspecs import HookBase
+from hookline.plugins import HookManager
+from hookline.trainer.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from hookline.delivery import Delivery, Gap
+
+__all__ = ["Checkpointer", "Evaluation", "Status", "TrainerBase"]
+
+Status = Literal["created", "running", "finished", "stopped", "paused", "failed"]
+Evaluation = Callable[[], Mapping[str, float]]
+
+_log = logging.getLogger(__name__)
+
+_SAMPLED = 16  # one iteration in so many is measured, so that measuring costs nothing worth naming
+
+
+class Checkpointer(Protocol):
+    """What carries out a requested checkpoint; the ``checkpoint`` hook is one."""
+
+    def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path:
+        """Write ``state`` durably, and return where."""
+
+
+class TrainerBase:
+    """A loop that calls hooks; a subclass says in ``run_step`` what an iteration does.
+
+    The life of a run, as ``train`` lives it::
+
+        before_train
+        while iter < max_iter:
+            before_step; run_step; after_step
+            evaluate, if a hook asked for it or the run ends here
+            seal the iteration; save, if a hook asked for it or the run ends here
+            iter += 1
+        after_train
+
+    Attributes:
+        iter: The 0-based iteration that runs now; ``iter == max_iter`` after a finished run.
+        start_iter: The iteration that this call of ``train`` began with.
+        max_iter: The iteration that will not run any more.
+        storage: Where metrics are put.
+        hooks: The plugin manager of this trainer.
+        status: ``created``, ``running``, then how the run ended.
+        reason: Why it was stopped, paused or failed.
+        run_dir: The directory of the run's files, if it has one.
+        log_period: Writers, and ranks among themselves, are told every so many iterations.
+        stop_at: Pause when so many iterations are done; None never does.
+    """
+
+    def __init__(self) -> None:
+        self.iter = self.start_iter = self.max_iter = 0
+        self.storage = EventStorage()
+        self.hooks = HookManager()
+        self.status: Status = "created"
+        self.reason = ""
+        self.run_dir: Path | None = None
+        self.log_period = 20
+        self.stop_at: int | None = None
+        self.evaluations: dict[str, Evaluation] = {}
+        """What runs at the end of training, and when requested, by name; hooks add to it."""
+        self.checkpointer: Checkpointer | None = None
+        """What saves; without one nothing is saved."""
+        self.deliveries: list[Delivery] = []
+        """What brings events to writers; closed last of all."""
+        self.gaps: list[Gap] = []
+        """What writers did not take."""
+        self._interrupts = Interrupts()
+        self._evaluations_due: set[str] = set()
+        self._checkpoint_due = False
+        self._tags: list[str] = []
+        self._stop_due = False
+        self._saved_rng: list[Any] | None = None
+        self._fired_after_backward = False
+
+    # ---- what a user calls
+
+    def register_hooks(self, hooks: Iterable[Any]) -> None:
+        """Register plugins, called in the order given: `HookBase` instances, or objects with ``@hookimpl``.
+
+        Raises:
+            PluginError: If one of them would be ignored in part or whole.
+        """
+        for hook in hooks:
+            self.register_hook(hook)
+
+    def register_hook(self, hook: Any, name: str | None = None, source: str | None = None) -> str:
+        """Register one plugin under ``name`` (by default its class's) and return that name."""
+        name = self.hooks.add(hook, name, source)
+        if isinstance(hook, HookBase):
+            hook.name, hook.trainer = name, self
+        return name
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run the iterations from ``start_iter`` up to, not including, ``max_iter``.
+
+        ``after_train`` runs for every plugin whatever failed, what it puts is sealed, and writers are
+        closed; only then the first error is raised again. May be called again.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C paused the run and everything was saved.
+            SystemExit: With code 143, after SIGTERM did.
+        """
+        self._begin(start_iter, max_iter)
+        error: BaseException | None = None
+        with self._interrupts, self.storage:
+            try:
+                self._call("before_train")
+                if self._saved_rng is not None:
+                    rng.restore(self._saved_rng[distributed.rank()])
+                    self._saved_rng = None
+                while self.status == "running" and self.iter < self.max_iter:
+                    self._run_iteration()
+                if self.status == "running":
+                    self.status = "finished"
+            except BaseException as raised:
+                error = raised
+                self._fail(raised)
+            error = self._end(error)
+        if error is not None:
+            raise error
+        self._interrupts.raise_again()
+
+    def run_step(self) -> None:
+        """Do one iteration: data, forward, backward, update. Must be overridden.
+
+        Call ``self.after_backward()`` when gradients are in place, and put what was measured into
+        ``self.storage``.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.run_step: override it, or use SimpleTrainer")
+
+    def after_backward(self) -> None:
+        """Tell the plugins that every gradient is in place."""
+        self._fired_after_backward = True
+        self._call("after_backward", weight=self._weight())
+
+    # ---- what a hook calls
+
+    def request_stop(self, reason: str) -> None:
+        """End the run after this iteration as if it were its last: evaluate, save, ``stopped``."""
+        if not self._stop_due:
+            self._stop_due, self.reason = True, reason
+
+    def request_evaluation(self, name: str) -> None:
+        """Run the evaluation ``name`` when every ``after_step`` of this iteration has returned."""
+        if name not in self.evaluations:
+            raise PluginError(
+                f"request_evaluation: expected one of {', '.join(self.evaluations) or 'none'}, got {name!r}. "
+                "Add it to trainer.evaluations in before_train."
+            )
+        self._evaluations_due.add(name)
+
+    def request_checkpoint(self, tag: str | None = None) -> None:
+        """Save when this iteration is complete, and point ``tag`` (such as ``best``) to what was saved."""
+        if self.checkpointer is None:
+            raise RunError(
+                "request_checkpoint: expected a trainer that saves, got one without. "
+                "Enable the 'checkpoint' hook."
+            )
+        self._checkpoint_due = True
+        if tag is not None:
+            self._tags.append(tag)
+
+    @property
+    def is_last_iter(self) -> bool:
+        """Whether this iteration is known to be the last one to run now."""
+        return self.iter + 1 >= self.max_iter or self.iter + 1 == self.stop_at or self._stop_due
+
+    # ---- what a checkpoint holds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after iteration ``iter``, plugins' included; every rank must call it."""
+        return {
+            "trainer": {"iteration": self.iter, "max_iter": self.max_iter},
+            "storage": self.storage.state_dict(),
+            "hooks": {
+                name: {"version": getattr(plugin, "state_version", 1), "state": plugin.state_dict()}
+                for name, plugin in self._stateful_plugins()
+            },
+            "rng": {"ranks": distributed.gather(rng.capture())},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, at the next ``train``, after the iteration that ``state`` was taken at."""
+        self.iter = self.start_iter = state["trainer"]["iteration"] + 1
+        self.storage.load_state_dict(state["storage"])
+        self._load_plugins(state["hooks"])
+        ranks = state["rng"]["ranks"]
+        if len(ranks) == distributed.world_size():
+            self._saved_rng = ranks
+        else:
+            _log.warning(
+                "The checkpoint was saved by %d processes, now there are %d: random numbers will differ.",
+                len(ranks),
+                distributed.world_size(),
+            )
+
+    def accept(self, events: Sequence[Events]) -> None:
+        """Look at events whose values have arrived; raise to end the run. `SimpleTrainer` finds NaN here."""
+
+    # ---- how it works
+
+    def _begin(self, start_iter: int, max_iter: int) -> None:
+        if start_iter < 0 or max_iter < start_iter:
+            raise RunError(
+                f"train: expected 0 <= start_iter <= max_iter, got {start_iter} and {max_iter}. "
+                "A run that goes on needs a higher max_iter."
+            )
+        if start_iter != self.storage.iter:
+            self.storage = EventStorage(start_iter)
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        self.status, self.reason = "running", ""
+        self._interrupts = Interrupts()
+        self._stop_due, self._checkpoint_due, self._tags = False, False, []
+        self._evaluations_due.clear()
+        self.gaps = []
+
+    def _run_iteration(self) -> None:
+        weight = self._weight()
+        self._call("before_step", weight=weight)
+        self.run_step()
+        self._check_after_backward()
+        self._call("after_step", weight=weight)
+        ending = self._evaluate_what_is_due()
+        self.accept(self.storage.step())
+        if self._checkpoint_due or ending is not None:
+            self._save()
+        self.iter += 1
+        if ending is not None:
+            self.status = ending
+
+    def _evaluate_what_is_due(self) -> Status | None:
+        """Run requested evaluations, and at an end all others; return how the run ends here, if it does.
+
+        What an evaluation's hooks request (a stop, say) counts at once.
+        """
+        done: set[str] = set()
+        while True:
+            ending = self._ending()
+            if ending in ("finished", "stopped"):
+                self._evaluations_due.update(self.evaluations)
+            due = [name for name in self.evaluations if name in self._evaluations_due - done]
+            if not due:
+                self._evaluations_due.clear()
+                return ending
+            for name in due:
+                self._evaluate(name)
+                done.add(name)
+
+    def _ending(self) -> Status | None:
+        """Return how the run ends with this iteration, the same on every rank, or None if it goes on."""
+        if self.iter + 1 >= self.max_iter:
+            return "finished"
+        if self.iter + 1 == self.stop_at:
+            self.reason = f"train.stop_at={self.stop_at}"
+            return "paused"
+        wanted = 2 if self._interrupts.signal is not None else 1 if self._stop_due else 0
+        if distributed.world_size() > 1:
+            # Ranks agree at a period's end only: asking every iteration would make hosts wait for each other.
+            if (self.iter + 1) % self.log_period != 0:
+                return None
+            wanted = distributed.any_rank(wanted)
+        if wanted == 2:
+            self.reason = (
+                self._interrupts.signal.name if self._interrupts.signal else "another rank was signalled"
+            )
+            return "paused"
+        return "stopped" if wanted == 1 else None
+
+    def _evaluate(self, name: str) -> None:
+        with rng.forked_rng():
+            self._call("before_evaluate", name=name)
+            metrics = self.evaluations[name]()
+            self.storage.put_scalars(smoothing_hint=False, **metrics)
+            self._call("after_evaluate", name=name, metrics=metrics)
+
+    def _save(self) -> None:
+        """Write a checkpoint, if there is something that writes; every rank takes part."""
+        tags, self._tags, self._checkpoint_due = self._tags, [], False
+        if self.checkpointer is None:
+            return
+        self.accept(self.storage.drain())
+        state = self.state_dict()
+        if distributed.is_main():
+            path = self.checkpointer.save(self.iter, state, tags)
+            self._call("after_save", path=path)
+
+    def _fail(self, error: BaseException) -> None:
+        self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
+        _report(self.hooks.call_each("on_error", trainer=self, error=error), "on_error")
+
+    def _end(self, error: BaseException | None) -> BaseException | None:
+        """Let every plugin end, seal what it put, close the writers; return the first error of all."""
+        errors = [error] if error is not None else []
+        errors += _report(self.hooks.call_each("after_train", trainer=self), "after_train")
+        try:
+            self.storage.step()
+            self.storage.drain()
+        except BaseException as raised:
+            errors.append(raised)
+        if errors and error is None:
+            self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
+        for delivery in self.deliveries:
+            try:
+                self.gaps += delivery.close(self.status)
+            except BaseException as raised:
+                errors.append(raised)
+        self.deliveries = []
+        if errors and error is None:
+            self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
+        return errors[0] if errors else None
+
+    def _call(self, hook: str, weight: int = 1, **offered: Any) -> None:
+        self.hooks.call(hook, weight=weight, trainer=self, **offered)
+
+    def _weight(self) -> int:
+        """Return 16 in one iteration of 16, else 0; spread so that it falls in with no period."""
+        return _SAMPLED if (self.iter * 2654435761) % 2**32 < 2**32 // _SAMPLED else 0
+
+    def _check_after_backward(self) -> None:
+        if self.iter == self.start_iter and not self._fired_after_backward:
+            plugins = self.hooks.implements("after_backward")
+            if plugins:
+                raise PluginError(
+                    f"{type(self).__name__}.run_step: expected a call of self.after_backward(), got none. "
+                    f"Plugins that wait for it: {', '.join(plugins)}. Call it when gradients are in place."
+                )
+
+    def _stateful_plugins(self) -> Iterator[tuple[str, Any]]:
+        for name in self.hooks.names():
+            plugin = self.hooks.get_plugin(name)
+            if hasattr(plugin, "state_dict") and hasattr(plugin, "load_state_dict"):
+                yield name, plugin
+
+    def _load_plugins(self, states: Mapping[str, Any]) -> None:
+        plugins = dict(self._stateful_plugins())
+        for name in states.keys() - plugins.keys():
+            _log.warning("The checkpoint holds the state of plugin %r, which is not enabled now.", name)
+        for name, plugin in plugins.items():
+            if name not in states:
+                _log.warning("The checkpoint holds no state of plugin %r: it starts anew.", name)
+                continue
+            version = getattr(plugin, "state_version", 1)
+            if states[name]["version"] != version:
+                raise CheckpointError(
+                    f"{name}: expected state of version {version}, got version {states[name]['version']}. "
+                    f"It was saved by another version of {self.hooks.sources[name]}. Install that one."
+                )
+            plugin.load_state_dict(states[name]["state"])
+
+
+def _report(errors: Sequence[BaseException], hook: str) -> list[BaseException]:
+    for error in errors:
+        _log.error("%s failed, the others went on.", hook, exc_info=error)
+    return list(errors)

@@ -1,0 +1,195 @@
+"""One cost, one optimizer, one data source: the iteration that most training needs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from hookline import distributed
+from hookline.errors import CheckpointError, NonFiniteError, RunError
+from hookline.evaluation import evaluate
+from hookline.events import Events
+from hookline.kernel import StepKernel
+from hookline.trainer.base import TrainerBase
+
+__all__ = ["SimpleTrainer"]
+
+_log = logging.getLogger(__name__)
+
+
+class SimpleTrainer(TrainerBase):
+    """Trains ``model`` with ``optimizer`` on batches of ``data_loader``.
+
+    The model takes a batch and returns a loss, or a dict of losses whose sum is minimised. A dict may
+    hold ``num_items``, the number of items its losses average over: microbatches are then weighted by it.
+
+    Args:
+        model: The model, on its device; `DistributedDataParallel` around it is fine.
+        data_loader: Yields batches; begun anew when it ends. With ``state_dict`` and
+            ``load_state_dict`` a resumed run goes on at the very next batch.
+        optimizer: Any torch optimizer that needs no closure.
+        precision: ``fp32``, ``bf16``, or ``fp16`` with loss scaling.
+        accumulate: Microbatches per iteration; the result is that of one big batch.
+        clip_norm: Largest global gradient norm; 0 does not clip.
+        max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
+        compile: ``torch.compile`` the model; a mapping gives its arguments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[Any],
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        clip_norm: float = 0.0,
+        max_skips: int = 0,
+        compile: bool | Mapping[str, Any] = False,
+    ) -> None:
+        super().__init__()
+        self.model: nn.Module = getattr(model, "module", model) if _is_ddp(model) else model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.precision = precision
+        self.accumulate = accumulate
+        self.max_skips = max_skips
+        self.kernel = StepKernel(
+            model,
+            optimizer,
+            precision=precision,
+            accumulate=accumulate,
+            clip_norm=clip_norm,
+            compile=compile,
+        )
+        self._batches: Iterator[Any] | None = None
+        self._num_skipped = 0
+        self._configured = _hyperparameters(optimizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """See `TrainerBase.train`; the model is in training mode from the first iteration."""
+        self.model.train()
+        self.kernel.after_backward = self.after_backward if self.hooks.implements("after_backward") else None
+        super().train(start_iter, max_iter)
+
+    def run_step(self) -> None:
+        """Do one iteration with the kernel, and put its losses, ``grad_norm`` and ``data_time``."""
+        start = perf_counter()
+        microbatches = [self._next_batch() for _ in range(self.accumulate)]
+        data_time = torch.tensor(perf_counter() - start, dtype=torch.float64)
+        metrics = distributed.reduce_metrics(self.kernel.step(microbatches), {"data_time": data_time})
+        self.storage.put_scalar("data_time", metrics.pop("data_time"), volatile=True)
+        self.storage.put_scalars(**metrics)
+
+    def reset_data_loader(self, build: Callable[[], Iterable[Any]]) -> None:
+        """Replace the data loader by what ``build`` returns; the next iteration draws from it."""
+        self._batches = None
+        self.data_loader = build()
+
+    def evaluate(self, data: Iterable[Any], metrics: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Return the mean losses and ``metrics`` of the model on ``data``, by flat name."""
+        return evaluate(self.model, data, metrics or {}, device=self.device, precision=self.precision)
+
+    def accept(self, events: Sequence[Events]) -> None:
+        """Count updates that were skipped in a row, and end the run when there are too many.
+
+        Raises:
+            NonFiniteError: With the iteration and its losses, on every rank.
+        """
+        for event in events:
+            values = {name: scalar.value for name, scalar in event.scalars.items() if not scalar.volatile}
+            # The kernel reports a NaN norm, on every rank, exactly when it skipped for good reason.
+            if not math.isnan(values.get("grad_norm", 0.0)):
+                self._num_skipped = 0
+                continue
+            self._num_skipped += 1
+            if self._num_skipped > self.max_skips:
+                losses = {name: value for name, value in values.items() if "loss" in name} or values
+                raise NonFiniteError(event.iteration, losses, self._num_skipped)
+            _log.warning("Iteration %d: loss or gradient not finite, update skipped.", event.iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after iteration ``iter``: the base's, model, optimizer, kernel and data."""
+        state = super().state_dict()
+        state["model"] = self.model.state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["trainer"] |= {"num_skipped": self._num_skipped, "configured": self._configured}
+        state["kernel"] = self.kernel.state_dict()
+        if hasattr(self.data_loader, "state_dict"):
+            state["data"] = self.data_loader.state_dict()
+        else:
+            _log.warning(
+                "The data loader %s has no state_dict: a resumed run will not see the same batches.",
+                type(self.data_loader).__name__,
+            )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; options of the optimizer that were changed since stay changed.
+
+        Raises:
+            CheckpointError: If it is the state of another model, optimizer or loader.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self._load_optimizer(state["optimizer"], state["trainer"]["configured"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint: expected the state of this model and optimizer, got: {error}. "
+                "Use the config it was saved with; '--weights' loads only the weights that fit."
+            ) from error
+        self.kernel.load_state_dict(state["kernel"])
+        self._num_skipped = state["trainer"]["num_skipped"]
+        if "data" in state and hasattr(self.data_loader, "load_state_dict"):
+            self.data_loader.load_state_dict(state["data"])
+            self._batches = None
+        super().load_state_dict(state)
+
+    def _next_batch(self) -> Any:
+        if self._batches is not None:
+            try:
+                return next(self._batches)
+            except StopIteration:
+                pass
+        self._batches = iter(self.data_loader)
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise RunError(
+                f"data_loader: expected at least one batch, got none from {type(self.data_loader).__name__}. "
+                "Check its length and batch size."
+            ) from None
+
+    def _load_optimizer(self, state: dict[str, Any], configured: Sequence[Mapping[str, Any]]) -> None:
+        """Load ``state``, then change what is configured otherwise now than when it was saved."""
+        now = self._configured
+        self.optimizer.load_state_dict(state)
+        for group, before, after in zip(self.optimizer.param_groups, configured, now, strict=True):
+            changed = {key: value for key, value in after.items() if before.get(key) != value}
+            if "lr" in changed and before["lr"]:
+                # A schedule may have moved the rate since: keep its factor, change what it is a factor of.
+                group["lr"] *= changed["lr"] / before["lr"]
+                group["initial_lr"] = changed.pop("lr")
+            group.update(changed)
+
+
+def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+        for group in optimizer.param_groups
+    ]
+
+
+def _is_ddp(model: nn.Module) -> bool:
+    return isinstance(model, nn.parallel.DistributedDataParallel)

@@ -1,0 +1,316 @@
+import io
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader, RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+
+from hookline import ConfigError, Delivery, Events, EventStorage, Scalar, WriterError
+from hookline_tensorboard import TensorBoardWriter
+
+PERIOD_ENDS = [9, 19, 29, 39, 49, 54]
+KINDS = ("scalars", "tensors", "images", "histograms")
+
+
+def event_file(run):
+    (path,) = (run.dir / "tensorboard").iterdir()
+    return path
+
+
+def read(run):
+    accumulator = EventAccumulator(str(run.dir / "tensorboard"), size_guidance=dict.fromkeys(KINDS, 0))
+    return accumulator.Reload()
+
+
+def scalars(run, name):
+    return [(e.step, e.value) for e in read(run).Scalars(name)]
+
+
+def session(run, tag):
+    content = read(run).SummaryMetadata(tag).plugin_data.content
+    parse = {
+        hparams_metadata.SESSION_START_INFO_TAG: hparams_metadata.parse_session_start_info_plugin_data,
+        hparams_metadata.SESSION_END_INFO_TAG: hparams_metadata.parse_session_end_info_plugin_data,
+    }
+    return parse[tag](content)
+
+
+def layouts(run):
+    """The charts of every layout in the file, oldest first."""
+    tensors = read(run).Tensors("custom_scalars__config__")
+    found = [layout_pb2.Layout.FromString(t.tensor_proto.string_val[0]) for t in tensors]
+    return [{c.title: list(c.multiline.tag) for c in layout.category[0].chart} for layout in found]
+
+
+def decoded(run):
+    """Everything in the file but its wall times, which differ from run to run."""
+    events = [Event.FromString(record) for record in RawEventFileLoader(str(event_file(run))).Load()]
+    for event in events:
+        event.ClearField("wall_time")
+        for value in event.summary.value:
+            if value.tag in (hparams_metadata.SESSION_START_INFO_TAG, hparams_metadata.SESSION_END_INFO_TAG):
+                value.ClearField("metadata")
+    return [event.SerializeToString(deterministic=True) for event in events]
+
+
+def test_nothing_is_on_disk_before_the_first_event(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.state_dict()
+    writer.close("failed")
+    assert list(run.dir.iterdir()) == []
+
+
+def test_smoothed_scalar_is_its_mean_over_each_period(run, write_run):
+    write_run(TensorBoardWriter)
+    assert scalars(run, "total_loss") == [
+        (9, 4.5),
+        (19, 14.5),
+        (29, 24.5),
+        (39, 34.5),
+        (49, 44.5),
+        (54, 52.0),
+    ]
+
+
+def test_exact_scalar_of_every_iteration_is_its_last_value_of_each_period(run, write_run):
+    write_run(TensorBoardWriter)
+    assert scalars(run, "lr") == [(i, pytest.approx(i / 10)) for i in PERIOD_ENDS]
+
+
+def test_sparse_scalar_is_at_its_own_iteration(run, write_run):
+    write_run(TensorBoardWriter)
+    assert scalars(run, "eval/loss") == [(19, 119.0), (39, 139.0)]
+
+
+def test_volatile_scalars_are_kept(run, write_run):
+    write_run(TensorBoardWriter)
+    assert scalars(run, "time") == [(i, 0.25) for i in PERIOD_ENDS]
+
+
+def test_every_value_is_kept_on_request(run, write_run):
+    write_run(lambda: TensorBoardWriter(every_value=True))
+    assert scalars(run, "total_loss") == [(i, float(i)) for i in range(55)]
+
+
+def test_every_value_is_kept_where_the_run_has_no_period(run):
+    writer = TensorBoardWriter()
+    writer.open(replace(run, period=0))
+    writer.write([Events(i, 0.0, {"x": Scalar(float(i))}) for i in range(3)])
+    writer.close("finished")
+    assert scalars(run, "x") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_values_beyond_float32_are_infinite_and_nan_stays(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write([Events(0, 0.0, {"big": Scalar(1e300), "nan": Scalar(float("nan"))})])
+    writer.close("finished")
+    assert scalars(run, "big") == [(0, float("inf"))]
+    assert np.isnan(scalars(run, "nan")[0][1])
+
+
+def test_points_carry_the_time_of_their_iteration(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write([Events(i, 1000.0 + i, {"x": Scalar(1.0)}) for i in range(10)])
+    writer.close("finished")
+    assert [e.wall_time for e in read(run).Scalars("x")] == [1009.0]
+
+
+def test_all_of_one_iteration_is_one_record(run, write_run):
+    write_run(TensorBoardWriter)
+    steps = [event.step for event in EventFileLoader(str(event_file(run))).Load()]
+    # The header, hyper-parameters at 0, the points, and how the session ended.
+    assert steps == [0, 0, *PERIOD_ENDS, 54]
+
+
+@pytest.mark.parametrize("num_channels", [1, 3, 4])
+def test_image_is_stored_without_loss(run, num_channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (num_channels, 5, 7), dtype=np.uint8)
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write([Events(3, 0.0, images={"sample": pixels})])
+    writer.close("finished")
+    (image,) = read(run).Images("sample")
+    decoded_HWC = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    assert (image.step, image.width, image.height) == (3, 7, 5)
+    assert np.array_equal(decoded_HWC.reshape(5, 7, num_channels).transpose(2, 0, 1), pixels)
+
+
+def test_histogram_has_the_bins_of_the_events(run, write_run):
+    write_run(TensorBoardWriter)
+    first, second = read(run).Histograms("weights")
+    assert (first.step, second.step) == (19, 39)
+    counts = first.histogram_value
+    assert (counts.min, counts.max, counts.num, counts.sum, counts.sum_squares) == (0, 7, 8, 28, 140)
+    assert (counts.bucket_limit, counts.bucket) == ([1.75, 3.5, 5.25, 7.0], [2, 2, 2, 2])
+
+
+def test_histogram_without_finite_values_is_no_error(run):
+    with EventStorage() as storage:
+        storage.put_histogram("weights", np.array([np.nan]))
+        events = storage.step()
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write(events)
+    writer.close("finished")
+    assert [h.step for h in read(run).Histograms("weights")] == [0]
+
+
+def test_text_is_stored(run, write_run):
+    write_run(TensorBoardWriter)
+    texts = [(t.step, t.tensor_proto.string_val[0]) for t in read(run).Tensors("note")]
+    assert texts == [(19, b"iteration **19**"), (39, b"iteration **39**")]
+    assert read(run).SummaryMetadata("note").plugin_data.plugin_name == "text"
+
+
+def test_hyper_parameters_keep_their_types(run, write_run):
+    write_run(TensorBoardWriter)
+    start = session(run, hparams_metadata.SESSION_START_INFO_TAG)
+    kinds = {name: value.WhichOneof("kind") for name, value in start.hparams.items()}
+    assert kinds == {
+        "lr": "number_value",
+        "batch_size": "number_value",
+        "nesterov": "bool_value",
+        "model": "string_value",
+    }
+    assert start.hparams["lr"].number_value == 0.1
+    assert start.group_name == run.id
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("finished", api_pb2.STATUS_SUCCESS),
+        ("stopped", api_pb2.STATUS_SUCCESS),
+        ("failed", api_pb2.STATUS_FAILURE),
+    ],
+)
+def test_status_of_the_run_is_that_of_its_session(run, write_run, status, expected):
+    write_run(TensorBoardWriter, status=status)
+    assert session(run, hparams_metadata.SESSION_END_INFO_TAG).status == expected
+
+
+def test_session_of_a_paused_run_has_no_end(run, write_run):
+    write_run(TensorBoardWriter, status="paused")
+    assert hparams_metadata.SESSION_END_INFO_TAG not in read(run).Tags()["tensors"]
+
+
+def test_hyper_parameters_put_later_are_a_text(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write([Events(0, 0.0, hparams={"lr": 0.1}), Events(5, 0.0, hparams={"seed": 3, "lr": 0.2})])
+    writer.close("finished")
+    (text,) = read(run).Tensors("hyper-parameters put later")
+    assert (text.step, text.tensor_proto.string_val[0]) == (5, b"- seed: 3\n- lr: 0.2")
+    assert session(run, hparams_metadata.SESSION_START_INFO_TAG).hparams["lr"].number_value == 0.1
+
+
+def test_scalars_are_grouped_in_charts_as_they_come_up(run, write_run):
+    write_run(TensorBoardWriter)
+    first, second = layouts(run)
+    assert list(first) == ["losses", "times"]
+    assert list(second) == ["losses", "times", "eval"]
+    assert second["eval"] == ["eval/[^/]*$"]
+
+
+def test_charts_can_be_chosen(run, write_run):
+    write_run(lambda: TensorBoardWriter(charts={"both": "total_loss|eval/loss"}))
+    assert layouts(run) == [{"both": ["total_loss|eval/loss"]}]
+
+
+def test_chart_with_a_bad_pattern_is_refused_by_name():
+    with pytest.raises(
+        ConfigError, match=r"writers\.tensorboard\.charts\.broken: expected a regular expression"
+    ):
+        TensorBoardWriter(charts={"broken": "("})
+
+
+@pytest.mark.parametrize("cut", [1, 9, 10, 15, 20, 33, 54])
+def test_resumed_run_has_every_point_once(run, write_run, cut):
+    write_run(TensorBoardWriter)
+    expected = decoded(run)
+    write_run(TensorBoardWriter, cut=cut)
+    assert decoded(run) == expected
+
+
+def test_position_is_json(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write([Events(i, 0.0, {"x": Scalar(1.0), "y": Scalar(2.0, False)}) for i in range(14)])
+    state = writer.state_dict()
+    assert json.loads(json.dumps(state)) == state
+    assert state["offset"] == event_file(run).stat().st_size
+    writer.close("finished")
+
+
+def test_fresh_run_replaces_what_a_run_without_a_checkpoint_left(run, write_run):
+    write_run(TensorBoardWriter)
+    expected = decoded(run)
+    write_run(TensorBoardWriter)
+    assert decoded(run) == expected
+
+
+@pytest.mark.parametrize("left", ["half", "nothing"])
+def test_file_shorter_than_the_checkpoint_knows_is_refused(run, write_run, left):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write([Events(i, 0.0, {"x": Scalar(1.0)}) for i in range(10)])
+    state = writer.state_dict()
+    writer.close("failed")
+    if left == "half":
+        event_file(run).write_bytes(event_file(run).read_bytes()[:20])
+    else:
+        event_file(run).unlink()
+    writer = TensorBoardWriter()
+    writer.load_state_dict(state)
+    got = {"half": "got '20 bytes'", "nothing": "got 'no file'"}[left]
+    with pytest.raises(WriterError, match=f"expected at least the {state['offset']} bytes .*{got}"):
+        writer.open(run)
+
+
+def test_failed_write_leaves_whole_records_and_can_be_repeated(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    events = [Events(i, 0.0, {f"s{k}": Scalar(float(i)) for k in range(50)}) for i in range(40)]
+    writer.write(events[:20])
+    state = writer.state_dict()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (state["offset"] + 100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            writer.write(events[20:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert event_file(run).stat().st_size == state["offset"]
+    writer.load_state_dict(state)
+    writer.open(run)
+    writer.write(events[20:])
+    writer.close("finished")
+    assert scalars(run, "s7") == [(9, 4.5), (19, 14.5), (29, 24.5), (39, 34.5)]
+
+
+def test_it_is_told_by_a_delivery(run):
+    with EventStorage() as storage, Delivery(storage, {"tensorboard": TensorBoardWriter()}, run) as delivery:
+        for i in range(25):
+            storage.put_scalar("total_loss", i)
+            storage.step()
+    assert delivery.gaps == []
+    assert scalars(run, "total_loss") == [(9, 4.5), (19, 14.5), (24, 22.0)]
+
+
+def test_importing_the_plugin_imports_no_tensorboard():
+    code = "import hookline_tensorboard, sys; print({'tensorboard', 'PIL', 'google'} & sys.modules.keys())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.strip() == "set()"

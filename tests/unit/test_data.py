@@ -1,0 +1,296 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from hookline.data import Loader, build_loader
+from hookline.errors import CheckpointError, ConfigError
+
+
+class Numbers:
+    """Item i is the number i."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return index
+
+
+class Noise(Numbers):
+    """Random numbers from each of the three global generators."""
+
+    def __getitem__(self, index):
+        return torch.tensor([torch.rand(()).item(), np.random.rand(), random.random()], dtype=torch.float64)
+
+
+def epoch(loader):
+    return [batch.tolist() for batch in loader]
+
+
+def samples(batches):
+    return [sample for batch in batches for sample in batch]
+
+
+def test_an_epoch_holds_every_sample_once_and_the_next_has_another_order():
+    loader = Loader(Numbers(10), batch_size=4)
+    first, second = epoch(loader), epoch(loader)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(samples(first)) == sorted(samples(second)) == list(range(10))
+    assert first != second
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    torch.manual_seed(1)
+    first = [epoch(loader) for loader in [Loader(Numbers(50), batch_size=8, seed=3)] * 2]
+    torch.manual_seed(2)
+    second = [epoch(loader) for loader in [Loader(Numbers(50), batch_size=8, seed=3)] * 2]
+    assert first == second
+    assert epoch(Loader(Numbers(50), batch_size=8, seed=4)) not in first
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_nothing_is_drawn_from_global_generators(num_workers):
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    epoch(Loader(Numbers(4), batch_size=2, num_workers=num_workers))
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_without_shuffle_samples_come_by_index():
+    assert epoch(Loader(Numbers(5), batch_size=2, shuffle=False)) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(("drop_last", "expected"), [(False, 4), (True, 3)])
+def test_length_is_the_number_of_batches_of_an_epoch(drop_last, expected):
+    loader = Loader(Numbers(10), batch_size=3, drop_last=drop_last)
+    assert len(loader) == len(epoch(loader)) == expected
+
+
+@pytest.mark.parametrize("num_yielded", range(9))
+def test_a_resumed_loader_goes_on_at_the_very_next_batch(num_yielded):
+    whole = Loader(Numbers(10), batch_size=3, seed=5)
+    expected = epoch(whole) + epoch(whole) + epoch(whole)
+    stopped = Loader(Numbers(10), batch_size=3, seed=5)
+    seen = []
+    while len(seen) < num_yielded:
+        for batch in stopped:
+            seen.append(batch.tolist())
+            if len(seen) == num_yielded:
+                break
+    resumed = Loader(Numbers(10), batch_size=3, seed=5)
+    resumed.load_state_dict(stopped.state_dict())
+    while len(seen) < len(expected):
+        seen += epoch(resumed)
+    assert seen == expected
+
+
+def test_an_iteration_that_was_left_is_taken_up_where_it_was():
+    loader = Loader(Numbers(6), batch_size=2, shuffle=False)
+    assert next(iter(loader)).tolist() == [0, 1]
+    assert epoch(loader) == [[2, 3], [4, 5]]
+
+
+def test_rewound_loader_begins_again_at_its_first_epoch():
+    loader = Loader(Numbers(6), batch_size=2)
+    first = epoch(loader)
+    next(iter(loader))
+    loader.rewind()
+    assert epoch(loader) == first
+
+
+def test_batches_that_workers_fetched_ahead_do_not_count_as_seen():
+    loader = Loader(Numbers(12), batch_size=2, num_workers=1)
+    expected = epoch(Loader(Numbers(12), batch_size=2))
+    batches = iter(loader)
+    assert [next(batches).tolist() for _ in range(2)] == expected[:2]
+    assert loader.state_dict() == {"epoch": 0, "batch": 2, "num_batches": 6}
+    assert epoch(loader) == expected[2:]
+
+
+def test_workers_stay_from_epoch_to_epoch_and_give_the_same_batches():
+    here, there = Loader(Numbers(7), batch_size=2), Loader(Numbers(7), batch_size=2, num_workers=2)
+    for _ in range(3):
+        assert epoch(there) == epoch(here)
+    assert len(there._loader._iterator._workers) == 2
+
+
+def test_random_augmentation_in_workers_is_the_same_after_a_resume_and_for_any_number_of_workers():
+    expected = epoch(Loader(Noise(8), batch_size=2, num_workers=2, seed=1))
+    resumed = Loader(Noise(8), batch_size=2, num_workers=1, seed=1)
+    resumed.load_state_dict({"epoch": 0, "batch": 1, "num_batches": 4})
+    assert epoch(resumed) == expected[1:]
+    assert len({number for sample in samples(expected) for number in sample}) == 24
+    assert epoch(resumed) != expected
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"shuffle": False}])
+def test_ranks_together_see_what_one_process_with_a_bigger_batch_sees(options):
+    whole = epoch(Loader(Numbers(24), batch_size=6, **options))
+    ranks = [
+        epoch(Loader(Numbers(24), batch_size=2, rank=rank, world_size=3, **options)) for rank in range(3)
+    ]
+    assert [sorted(samples(batches)) for batches in zip(*ranks, strict=True)] == [
+        sorted(batch) for batch in whole
+    ]
+
+
+@pytest.mark.parametrize("num_samples", [1, 4, 10, 12])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_padded_ranks_have_equally_many_samples(num_samples, drop_last):
+    if drop_last and num_samples < 6:
+        pytest.skip("refused, see below")
+    options = {"batch_size": 2, "world_size": 3, "drop_last": drop_last}
+    loaders = [Loader(Numbers(num_samples), rank=rank, **options) for rank in range(3)]
+    epochs = [epoch(loader) for loader in loaders]
+    assert len({len(loader) for loader in loaders} | {len(batches) for batches in epochs}) == 1
+    assert len({tuple(len(batch) for batch in batches) for batches in epochs}) == 1
+    seen = [sample for batches in epochs for sample in samples(batches)]
+    if drop_last:
+        assert len(seen) == len(set(seen)) == num_samples // 6 * 6
+    else:
+        assert set(seen) == set(range(num_samples))
+        assert len(seen) - num_samples < 3
+
+
+@pytest.mark.parametrize("num_samples", [1, 4, 10])
+def test_without_padding_no_sample_is_seen_twice(num_samples):
+    loaders = [Loader(Numbers(num_samples), batch_size=2, rank=r, world_size=3, pad=False) for r in range(3)]
+    epochs = [epoch(loader) for loader in loaders]
+    assert sorted(s for batches in epochs for s in samples(batches)) == list(range(num_samples))
+    assert [len(loader) for loader in loaders] == [len(batches) for batches in epochs]
+
+
+def test_an_epoch_of_another_length_goes_on_at_the_same_share_and_says_so(caplog):
+    loader = Loader(Numbers(20), batch_size=1)
+    loader.load_state_dict({"epoch": 3, "batch": 5, "num_batches": 10})
+    assert loader.state_dict() == {"epoch": 3, "batch": 10, "num_batches": 20}
+    assert "20 batches now, 10 when the state was saved" in caplog.text
+
+
+@pytest.mark.parametrize("state", [{"epoch": 1}, {"epoch": "x", "batch": 1, "num_batches": 1}, None])
+def test_a_state_of_something_else_is_refused(state):
+    with pytest.raises(
+        CheckpointError, match=r"data loader: expected a state with epoch, batch and num_batches"
+    ):
+        Loader(Numbers(2), batch_size=1).load_state_dict(state)
+
+
+def test_a_dataset_makes_its_own_batches_with_get_batch():
+    class InMemory(Numbers):
+        def get_batch(self, indices):
+            assert indices.dtype == torch.int64
+            return {"double": indices * 2}
+
+        def __getitems__(self, indices):
+            raise AssertionError
+
+    for num_workers in (0, 1):
+        loader = Loader(InMemory(3), batch_size=2, shuffle=False, num_workers=num_workers)
+        assert [batch["double"].tolist() for batch in loader] == [[0, 2], [4]]
+
+
+def test_getitems_gives_samples_that_are_collated():
+    class Listed(Numbers):
+        def __getitems__(self, indices):
+            assert isinstance(indices, list)
+            return [{"x": index + 0.5} for index in indices]
+
+    (batch,) = Loader(Listed(2), batch_size=2, shuffle=False)
+    assert batch["x"].tolist() == [0.5, 1.5]
+
+
+def test_samples_are_collated_as_torch_does():
+    dataset = TensorDataset(torch.arange(6.0).view(3, 2), torch.arange(3))
+    (ours,) = Loader(dataset, batch_size=3, shuffle=False)
+    (theirs,) = DataLoader(dataset, batch_size=3)
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+
+
+def test_pinning_memory_without_cuda_has_no_effect_and_no_warning(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert epoch(Loader(Numbers(2), batch_size=2, shuffle=False, pin_memory=True)) == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (0, {"batch_size": 1}, "loader.dataset: expected at least one sample, got 0"),
+        (3, {"batch_size": 0}, "loader.batch_size: expected a whole number >= 1, got 0"),
+        (3, {"batch_size": 1, "num_workers": -1}, "loader.num_workers: expected a whole number >= 0, got -1"),
+        (
+            3,
+            {"batch_size": 1, "rank": 2, "world_size": 2},
+            r"loader.rank: expected a rank below world_size \(2\)",
+        ),
+        (
+            3,
+            {"batch_size": 4, "drop_last": True},
+            "at least one full batch, got 4. The dataset has 3 samples",
+        ),
+        (
+            7,
+            {"batch_size": 4, "drop_last": True, "world_size": 2},
+            "one full batch on each of 2 ranks, got 4",
+        ),
+    ],
+)
+def test_what_gives_no_batch_is_refused_at_once(size, options, message):
+    with pytest.raises(ConfigError, match=message):
+        Loader(Numbers(size), **options)
+
+
+def test_all_problems_are_reported_together():
+    with pytest.raises(ConfigError) as caught:
+        Loader(Numbers(0), batch_size=0, num_workers=-1)
+    assert len(caught.value.problems) == 3
+
+
+def test_a_dataset_and_options_become_a_loader():
+    loader = build_loader(
+        Numbers(4), {"batch_size": 1, "shuffle": False}, seed=7, rank=1, world_size=2, pad=False
+    )
+    assert isinstance(loader, Loader)
+    assert (loader.seed, loader.pad, epoch(loader)) == (7, False, [[1], [3]])
+
+
+@pytest.mark.parametrize("source", [Numbers(3), [1, 2, 3]])
+def test_a_dataset_without_options_is_refused(source):
+    with pytest.raises(ConfigError, match=r"data\.train: expected a 'loader' for the dataset .*batch_size"):
+        build_loader(source, where="data.train")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([torch.zeros(2)])
+
+    def __len__(self):
+        return 1
+
+
+def test_what_yields_batches_is_taken_as_it_is():
+    for source in (DataLoader(Numbers(3)), Stream()):
+        assert build_loader(source) is source
+
+
+def test_options_for_what_yields_batches_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"data\.eval: expected no 'loader' for Stream, .* got \{'batch_size': 2\}"
+    ):
+        build_loader(Stream(), {"batch_size": 2}, where="data.eval")
+
+
+def test_what_is_neither_is_refused():
+    with pytest.raises(ConfigError, match="expected a dataset with __getitem__ and __len__, or an iterable"):
+        build_loader(object())
+
+
+def test_a_wrong_option_is_named_with_its_key():
+    with pytest.raises(ConfigError, match=r"data\.train: loader\.batch_size: expected a whole number >= 1"):
+        build_loader(Numbers(3), {"batch_size": 0}, where="data.train")
