@@ -6,7 +6,6 @@ import logging
 from functools import cache
 
 from rich.console import Console
-from rich.logging import RichHandler
 
 __all__ = ["console", "show_logs"]
 
@@ -17,19 +16,39 @@ def console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def show_logs(rank: int, world_size: int) -> None:
+class _ConsoleHandler(logging.Handler):
+    """Prints records through the console, so that they stand above a live bar and do not break it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = (
+            "red"
+            if record.levelno >= logging.ERROR
+            else "yellow"
+            if record.levelno >= logging.WARNING
+            else None
+        )
+        console().print(self.format(record), style=style, markup=False)
+
+
+def show_logs(rank: int = 0, world_size: int = 1) -> None:
     """Print what hookline logs: everything of interest from rank 0, warnings from the others."""
     logger = logging.getLogger("hookline")
-    handler = RichHandler(
-        console=Console(stderr=True, soft_wrap=True, highlight=False),
-        show_time=False,
-        show_path=False,
-        show_level=True,
-        markup=False,
-    )
-    handler.setFormatter(logging.Formatter(f"[rank {rank}] %(message)s" if world_size > 1 else "%(message)s"))
-    handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    logger.handlers = [other for other in logger.handlers if not isinstance(other, RichHandler)]
+    handler = _ConsoleHandler(logging.INFO if rank == 0 else logging.WARNING)
+    handler.setFormatter(_Formatter(f"[rank {rank}] " if world_size > 1 else ""))
+    logger.handlers = [other for other in logger.handlers if not isinstance(other, _ConsoleHandler)]
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """The rank where there are several, the level where it matters, the message."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{self._prefix}{level}{record.getMessage()}{trace}"

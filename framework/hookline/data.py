@@ -163,7 +163,7 @@ class Loader:
             order = torch.randperm(num_samples, generator=generator)
         else:
             order = torch.arange(num_samples)
-        if self.pad and num_samples % self.world_size:
+        if num_samples % self.world_size:
             order = order[torch.arange(self._num_samples() * self.world_size) % num_samples]
         return order[self.rank :: self.world_size]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import logging
 import os
 import random
@@ -82,7 +81,14 @@ class DefaultTrainer(SimpleTrainer):
         self.stop_at = train.stop_at
         self.schedule = self.build_schedule(optimizer)
         self.writers: Mapping[str, EventWriter] = self.build_writers()
-        self.writer_policies = {plan.name: plan.on_error for plan in self.plan.writers if plan.on_error}
+        self.writer_policies = {
+            writer.name: writer.on_error for writer in self.config.writers if writer.on_error
+        }
+        self.writer_periods = {
+            writer.name: self._iterations(f"writers.{writer.name}.period", writer.period)
+            for writer in self.config.writers
+            if writer.period is not None
+        }
         self.resumed_from: Path | None = None
         self._next_iter = 0
         self._run: RunDir | None = None
@@ -121,7 +127,7 @@ class DefaultTrainer(SimpleTrainer):
         return self._build_loader(name, pad=False)
 
     def build_evaluator(self, name: str) -> Mapping[str, Any]:
-        """Return the metrics to measure on ``data.<name>``: objects with ``update``, ``compute``, ``reset``."""
+        """Return what to measure on ``data.<name>``: objects with ``update``, ``compute``, ``reset``."""
         prefix = f"data.{name}.metrics."
         return {key.removeprefix(prefix): self._make(key) for key in self.plan.keys if key.startswith(prefix)}
 
@@ -135,7 +141,10 @@ class DefaultTrainer(SimpleTrainer):
         return {plan.name: plan.loaded.make(self._resolved(plan)) for plan in self.plan.writers}
 
     def evaluate(
-        self, data: str | Iterable[Any] = "eval", metrics: Mapping[str, Any] | None = None
+        self,
+        data: str | Iterable[Any] = "eval",
+        metrics: Mapping[str, Any] | None = None,
+        max_batches: int = 0,
     ) -> dict[str, float]:
         """Return losses and metrics of the model on ``data``, a key of the config's ``data`` or batches."""
         if isinstance(data, str):
@@ -143,8 +152,7 @@ class DefaultTrainer(SimpleTrainer):
                 self._eval_loaders[data] = self.build_eval_loader(data)
             metrics = self.build_evaluator(data) if metrics is None else metrics
             data = self._eval_loaders[data]
-        batches = itertools.islice(data, _SMOKE_ITERS) if self.smoke else data
-        return super().evaluate(batches, metrics)
+        return super().evaluate(data, metrics, max_batches=max_batches or _SMOKE_ITERS * self.smoke)
 
     # ---- running
 
@@ -158,7 +166,7 @@ class DefaultTrainer(SimpleTrainer):
         run = self._open_run()
         start = perf_counter()
         with ExitStack() as stack:
-            stack.enter_context(attach_log(run, distributed.rank()))
+            log = stack.enter_context(attach_log(run, distributed.rank()))
             self.start_iter, self.max_iter = first, last
             if distributed.is_main():
                 run.write_status("running", iteration=first)
@@ -166,6 +174,10 @@ class DefaultTrainer(SimpleTrainer):
                 report.print_header(self)
             try:
                 super().train(first, last)
+            except Exception as error:
+                # To the file alone: whoever called sees the exception itself.
+                log.handle(_log.makeRecord(_log.name, logging.ERROR, "", 0, str(error), (), _exc_info(error)))
+                raise
             finally:
                 self._next_iter = self.iter
                 if distributed.is_main():
@@ -196,9 +208,13 @@ class DefaultTrainer(SimpleTrainer):
 
     def _planned(self) -> Plan:
         config = self.config
-        if self._with_plugins:
-            return Plan(config, config.hooks, config.writers)
-        return Plan(config, [hook for hook in config.hooks if hook.use in _NO_PLUGINS], [])
+        own = vars(DefaultTrainer)
+        builders = {"model": "build_model", "data.train": "build_train_loader"}
+        required = [key for key, name in builders.items() if getattr(type(self), name) is own[name]]
+        hooks = (
+            config.hooks if self._with_plugins else [hook for hook in config.hooks if hook.use in _NO_PLUGINS]
+        )
+        return Plan(config, hooks, config.writers if self._with_plugins else [], required)
 
     def _make(self, key: str, **given: Any) -> Any:
         if key not in self.plan:
@@ -381,6 +397,10 @@ def _parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
 def _listed(names: Iterable[str], limit: int = 12) -> str:
     shown = list(names)
     return ", ".join(shown[:limit]) + (f", … ({len(shown)} in all)" if len(shown) > limit else "")
+
+
+def _exc_info(error: BaseException) -> Any:
+    return type(error), error, error.__traceback__
 
 
 def _described(plan: PlannedPlugin) -> dict[str, Any]:

@@ -24,8 +24,6 @@ class PlannedPlugin:
     name: str
     loaded: LoadedPlugin
     options: Mapping[str, Any]
-    on_error: str | None
-    period: Any
 
 
 class Plan:
@@ -35,6 +33,7 @@ class Plan:
         config: Names them.
         hooks: Which of the config's hooks.
         writers: Which of the config's writers.
+        required: The keys of targets that must be there.
         only: The keys of the targets that will be built; by default all.
 
     Raises:
@@ -46,6 +45,7 @@ class Plan:
         config: Config,
         hooks: Iterable[PluginSpec],
         writers: Iterable[PluginSpec],
+        required: Collection[str] = (),
         only: Collection[str] | None = None,
     ) -> None:
         self._config = config
@@ -54,6 +54,11 @@ class Plan:
         for key, target in _targets(config):
             if only is None or key in only:
                 self._collect(partial(self._add_target, key, target))
+        self._problems += [
+            Problem(key, "a mapping such as {target: package.module:Name}", missing=True)
+            for key in required
+            if key not in dict(_targets(config))
+        ]
         self.hooks = self._plugins(hooks, HOOKS)
         self.writers = self._plugins(writers, WRITERS)
         if self._problems:
@@ -98,7 +103,7 @@ class Plan:
         loaded = load(spec.use, group, self._config.base, self._config.where(key))
         options, problems = check_options(loaded.options_of, spec.options, key, self._config.origin)
         self._problems += problems
-        return PlannedPlugin(spec.name, loaded, options, spec.on_error, spec.period)
+        return PlannedPlugin(spec.name, loaded, options)
 
     def _collect(self, add: Callable[[], None]) -> None:
         try:

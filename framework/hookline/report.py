@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.text import Text
 
 from hookline.console import console
 
@@ -19,16 +20,14 @@ __all__ = ["header", "print_header", "print_summary", "summary"]
 
 def print_header(trainer: DefaultTrainer) -> None:
     """Print where the run writes, what it trains and which plugins it calls, in that order."""
-    for name, value in header(trainer).items():
-        console().print(f"[bold]{name:<9}[/bold] ", end="")
-        console().print(value, markup=False)
+    _print_lines(header(trainer).items())
 
 
 def header(trainer: DefaultTrainer) -> dict[str, str]:
     """Return the lines of the header by name."""
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     lines = {
-        "run": f"{trainer.run_dir}",
+        "run": _shown(trainer.run_dir),
         "device": _device(trainer),
         "model": f"{type(trainer.model).__name__}, {num_parameters:,} parameters",
         "training": f"iterations {trainer.start_iter} to {trainer.max_iter}, {trainer.precision}",
@@ -42,7 +41,7 @@ def header(trainer: DefaultTrainer) -> dict[str, str]:
 
 def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
     """Return what the run came to: how it ended, its metrics, where time went, what writers missed."""
-    seconds = {name: round(value, 3) for name, value in trainer.hooks.seconds.most_common()}
+    seconds = {name: round(value, 3) for name, value in _largest_first(trainer.hooks.seconds)}
     return {
         "status": trainer.status,
         "reason": trainer.reason,
@@ -51,7 +50,7 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
         "duration_s": round(duration_s, 3),
         "metrics": _metrics(trainer),
         "hook_seconds": seconds,
-        "writer_seconds": {name: round(value, 3) for name, value in trainer.writer_seconds.items()},
+        "writer_seconds": {name: round(value, 3) for name, value in _largest_first(trainer.writer_seconds)},
         "gaps": [str(gap) for gap in trainer.gaps],
         "commands": commands(trainer),
     }
@@ -59,12 +58,12 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
 
 def commands(trainer: DefaultTrainer) -> dict[str, str]:
     """Return the commands that continue the run, and that show what its writers wrote."""
-    resume = ["hookline", "train", *_source(trainer), "--resume", str(trainer.run_dir)]
-    if trainer.status in ("finished", "stopped"):
-        resume.append(f"train.max_iter={2 * trainer.max_iter}")
-    found = {"extend" if trainer.status in ("finished", "stopped") else "resume": shlex.join(resume)}
-    if trainer.checkpointer is None:
-        found = {}
+    found = {}
+    if trainer.checkpointer is not None and trainer.status != "created":
+        is_complete = trainer.status in ("finished", "stopped")
+        resume = ["hookline", "train", *_source(trainer), "--resume", _shown(trainer.run_dir)]
+        more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
+        found["extend" if is_complete else "resume"] = shlex.join([*resume, *more])
     for name, writer in trainer.writers.items():
         command = writer.view_command()
         if command:
@@ -73,24 +72,26 @@ def commands(trainer: DefaultTrainer) -> dict[str, str]:
 
 
 def print_summary(trainer: DefaultTrainer, data: Mapping[str, Any]) -> None:
-    """Print ``data``, as `summary` returned it, as a table."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    """Print ``data``, as `summary` returned it: one line a fact, so that commands can be copied."""
     reason = f" ({data['reason']})" if data["reason"] else ""
-    table.add_row("status", f"{data['status']} at iteration {data['iteration']}{reason}")
-    table.add_row("duration", f"{data['duration_s']:.1f} s")
+    lines = [
+        ("status", f"{data['status']} at iteration {data['iteration']}{reason}"),
+        ("duration", f"{data['duration_s']:.1f} s"),
+    ]
     for name, found in data["metrics"].items():
-        best = f", best {found['best']:.4g} at {found['best_iteration']}" if "best" in found else ""
-        table.add_row(name, f"{found['last']:.4g}{best}")
-    table.add_row("hooks", _times(data["hook_seconds"]))
-    table.add_row("writers", _times(data["writer_seconds"]))
-    for gap in data["gaps"]:
-        table.add_row("[red]missed[/red]", gap)
-    table.add_row("files", str(trainer.run_dir))
-    for name, command in data["commands"].items():
-        table.add_row(name, command)
-    console().print(table)
+        best = f", best {found['best']:.4g} at iteration {found['best_iteration']}" if "best" in found else ""
+        lines.append((name, f"{found['last']:.4g}{best}"))
+    lines += [("hooks", _times(data["hook_seconds"])), ("writers", _times(data["writer_seconds"]))]
+    lines += [("missed", gap) for gap in data["gaps"]]
+    lines += [("files", _shown(trainer.run_dir)), *data["commands"].items()]
+    _print_lines(lines)
+
+
+def _print_lines(lines: Iterable[tuple[str, str]]) -> None:
+    lines = list(lines)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console().print(Text.assemble((name.ljust(width), "bold"), "  ", value))
 
 
 def _metrics(trainer: DefaultTrainer) -> dict[str, dict[str, Any]]:
@@ -109,10 +110,19 @@ def _metrics(trainer: DefaultTrainer) -> dict[str, dict[str, Any]]:
 
 def _source(trainer: DefaultTrainer) -> list[str]:
     """Return the config as it was given on the command line, or the run's own copy of it."""
-    source = trainer.config.source
-    if source is None:
-        return [f"{trainer.run_dir}/config.yaml"]
-    return [str(source), *trainer.config.overrides]
+    if trainer.config.source is None:
+        return [f"{_shown(trainer.run_dir)}/config.yaml"]
+    changed = ("train.max_iter=", "train.stop_at=")
+    return [
+        str(trainer.config.source),
+        *(text for text in trainer.config.overrides if not text.startswith(changed)),
+    ]
+
+
+def _shown(path: Path | None) -> str:
+    """Return ``path`` as short as it can be typed here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path is not None and path.is_relative_to(here) else path)
 
 
 def _device(trainer: DefaultTrainer) -> str:
@@ -128,5 +138,12 @@ def _device(trainer: DefaultTrainer) -> str:
     return f"{device} ({name}){ranks}"
 
 
+def _largest_first(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])
+
+
 def _times(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()) or "none"
+    return (
+        ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items() if value >= 0.005)
+        or "under 0.01 s"
+    )

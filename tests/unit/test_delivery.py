@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from hookline import ConfigError, Delivery, Events, EventStorage, EventWriter, Run, WriterError, get_event_storage
+from hookline import (
+    ConfigError,
+    Delivery,
+    Events,
+    EventStorage,
+    EventWriter,
+    Run,
+    WriterError,
+    get_event_storage,
+)
 from hookline.delivery import Gap
 from hookline.delivery import worker as worker_module
 from hookline.errors import Problem, RunError, notes
@@ -303,7 +312,10 @@ def test_a_run_without_writers_is_a_run():
     ("options", "message"),
     [
         ({"on_error": {"b": "raise"}}, "expected options of a writer, got 'b'. The writers are: a"),
-        ({"on_error": {"a": "ignore"}}, "writers.a.on_error: expected one of raise, disable, retry, got 'ignore'"),
+        (
+            {"on_error": {"a": "ignore"}},
+            "writers.a.on_error: expected one of raise, disable, retry, got 'ignore'",
+        ),
         ({"periods": {"a": -1}}, "writers.a.period: expected a whole number >= 0, got -1"),
     ],
 )
@@ -421,7 +433,9 @@ def test_raise_surfaces_at_the_next_step_and_only_once():
     train(storage, 2)
     delivery.state_dict()
     eventually(lambda: "close failed" in bad.calls)
-    with pytest.raises(WriterError, match="writers.bad at iteration 0: expected its events to be recorded") as error:
+    with pytest.raises(
+        WriterError, match="writers.bad at iteration 0: expected its events to be recorded"
+    ) as error:
         storage.step()
     assert isinstance(error.value.__cause__, OSError)
     assert storage.iter == 3
@@ -545,7 +559,9 @@ def test_a_journal_that_hangs_ends_the_run(blocking):
     delivery = Delivery(storage, {"j": Journal(blocking())}, RUN, timeout_s=0.05)
     delivery.open()
     train(storage, 3)
-    with pytest.raises(WriterError, match=r"writers.j at iteration 0: .*TimeoutError.*It is the run's journal"):
+    with pytest.raises(
+        WriterError, match=r"writers.j at iteration 0: .*TimeoutError.*It is the run's journal"
+    ):
         delivery.close("finished")
 
 
@@ -730,5 +746,8 @@ def test_a_position_is_safe_from_later_changes():
 
 
 def test_state_is_loaded_before_open():
-    with Delivery(EventStorage(), {}, RUN) as delivery, pytest.raises(WriterError, match="a call before open"):
+    with (
+        Delivery(EventStorage(), {}, RUN) as delivery,
+        pytest.raises(WriterError, match="a call before open"),
+    ):
         delivery.load_state_dict({})

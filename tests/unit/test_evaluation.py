@@ -74,9 +74,9 @@ def test_losses_are_weighted_by_the_items_they_are_means_over():
     assert evaluate(Model(output), [[1.0, 2.0, 3.0], [10.0]]) == {"total_loss": 4.0}
 
 
-def test_the_number_of_items_may_be_a_tensor():
+def test_the_number_of_items_may_be_a_tensor_and_is_no_loss():
     def output(batch):
-        return {"loss": torch.tensor(batch).mean(), "num_items": torch.tensor(len(batch))}
+        return {"loss": torch.tensor(batch).mean(), "num_items": torch.tensor(float(len(batch)))}
 
     assert evaluate(Model(output), [[1.0, 2.0, 3.0], [10.0]]) == {"total_loss": 4.0}
 

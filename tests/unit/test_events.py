@@ -15,7 +15,9 @@ from hookline.errors import RunError
 
 
 def values(events: list[Events]) -> list[tuple[int, dict[str, float]]]:
-    return [(each.iteration, {name: scalar.value for name, scalar in each.scalars.items()}) for each in events]
+    return [
+        (each.iteration, {name: scalar.value for name, scalar in each.scalars.items()}) for each in events
+    ]
 
 
 def through_json(state: object) -> object:
@@ -85,7 +87,9 @@ def test_a_tensor_changed_after_the_put_does_not_change_the_value():
     assert values(storage.step()) == [(0, {"a": 1.0})]
 
 
-@pytest.mark.parametrize("value", ["1", None, 1j, np.complex64(1), torch.tensor(1j), [1.0], object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["1", None, 1j, np.complex64(1), torch.tensor(1j), [1.0], object()], ids=repr
+)
 def test_what_is_no_real_number_is_refused_by_name_and_iteration(value):
     storage = EventStorage(start_iter=3)
     with pytest.raises(TypeError, match=r"^scalar 'eval/a' at iteration 3: expected a real number, got"):
@@ -165,7 +169,8 @@ def test_threads_that_put_at_once_lose_nothing():
 
     with storage:
         threads = [
-            threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(4)
+            threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+            for _ in range(4)
         ]
         for thread in threads:
             thread.start()
@@ -197,7 +202,10 @@ def test_a_name_scope_ends_with_an_exception():
 
 @pytest.mark.parametrize("name", ["", "/", None])
 def test_a_name_scope_needs_a_name(name):
-    with pytest.raises(ValueError, match="name_scope: expected a non-empty string"), EventStorage().name_scope(name):
+    with (
+        pytest.raises(ValueError, match="name_scope: expected a non-empty string"),
+        EventStorage().name_scope(name),
+    ):
         pass
 
 
@@ -275,7 +283,9 @@ def test_a_histogram_of_nothing_finite_is_empty():
     assert (got.counts.tolist(), got.num, got.min, got.max) == ([0, 0, 0], 0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("values_", "bins"), [(torch.ones(0), 3), (torch.ones(3) * 1j, 3), (torch.ones(3), 0)])
+@pytest.mark.parametrize(
+    ("values_", "bins"), [(torch.ones(0), 3), (torch.ones(3) * 1j, 3), (torch.ones(3), 0)]
+)
 def test_a_histogram_needs_numbers_and_bins(values_, bins):
     with pytest.raises(ValueError, match="histogram 'a' at iteration 0: expected"):
         histogram_of(values_, bins)
@@ -302,7 +312,9 @@ def test_hparams_are_in_the_events_of_their_iteration():
     assert events.hparams == {"lr": 0.1, "depth": 3, "fast": True}
 
 
-@pytest.mark.parametrize(("hparams", "error"), [({"a": [1]}, TypeError), ({"": 1}, ValueError), ({1: 1}, ValueError)])
+@pytest.mark.parametrize(
+    ("hparams", "error"), [({"a": [1]}, TypeError), ({"": 1}, ValueError), ({1: 1}, ValueError)]
+)
 def test_hparams_are_named_plain_values(hparams, error):
     storage = EventStorage()
     with pytest.raises(error):

@@ -63,7 +63,9 @@ def copies(monkeypatch) -> Copies:
 
 
 def seen(events: list[Events]) -> list[tuple[int, dict[str, float]]]:
-    return [(each.iteration, {name: scalar.value for name, scalar in each.scalars.items()}) for each in events]
+    return [
+        (each.iteration, {name: scalar.value for name, scalar in each.scalars.items()}) for each in events
+    ]
 
 
 def test_values_arrive_once_a_period_under_their_own_iteration(copies):

@@ -62,6 +62,14 @@ class Partial(HookBase):
     after_step = functools.partial(print)
 
 
+class Shadowed(HookBase):
+    def __init__(self):
+        self.on_error = "raise"
+
+    def after_step(self):
+        """A hook, beside an attribute that hides another."""
+
+
 class Unmarked:
     def after_step(self):
         """Looks like a hook, is none."""
@@ -104,6 +112,7 @@ class Unhashable(HookBase):
         (Generator(), ["generator function", "wrapper=True"]),
         (Cached(), ["_lru_cache_wrapper", "Define it with def"]),
         (Partial(), ["partial", "Define it with def"]),
+        (Shadowed(), ["p.on_error", "got a str"]),
         (Unmarked(), ["unmarked function", "Add @hookimpl"]),
         (MarkedUnknown(), ["'after_stepp'", "Did you mean 'after_step'?"]),
         (Nothing(), ["implements none", "after_step"]),

@@ -431,7 +431,7 @@ class TestDurableFiles:
         monkeypatch.setattr(os, "mkdir", lost_race)
         make_directory(tmp_path / "a")
         (tmp_path / "file").touch()
-        with pytest.raises(OSError, match="exists|Not a directory"):
+        with pytest.raises(OSError, match=r"exists|Not a directory"):
             make_directory(tmp_path / "file")
 
     def test_a_file_system_without_directory_sync_is_forgiven_and_an_error_is_not(

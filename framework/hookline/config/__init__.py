@@ -1,6 +1,6 @@
 """The config of a run: read, overridden, checked and shown.
 
-A config names code that is imported and called: treat one from a stranger as you treat a script from a stranger.
+A config names code that is imported and called: treat one as you treat a script.
 """
 
 from __future__ import annotations

@@ -10,77 +10,78 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hookline.config.instances import LISTS, enabled
 from hookline.config.options import check_options, unknown_option
-from hookline.config.schema import Loader
+from hookline.config.schema import Config, Loader, PluginSpec
 from hookline.config.tree import Node, located, nearest, plain
-from hookline.errors import Problem
+from hookline.errors import HooklineError, Problem
 
-__all__ = ["Builder"]
+__all__ = ["build"]
+
+Origins = Mapping[tuple[str, ...], str]
 
 
-class Builder:
-    """Makes sections and notes in ``problems`` what is wrong; what it makes after a problem is not to be used."""
+def build(root: Node, known: Origins, **about: Any) -> tuple[Any, list[Problem | HooklineError]]:
+    """Return the `Config` of a tree, with ``about`` beside its sections, and every problem found.
 
-    def __init__(self, known: Mapping[tuple[str, ...], str], problems: list[Problem]) -> None:
-        self.known, self.problems = known, problems
+    The config is None, or unusable, when there is a problem.
+    """
+    builder = _Builder(known)
+    return builder.section(Config, "", root, **about), builder.problems
+
+
+class _Builder:
+    """Makes sections, and collects what is wrong with them."""
+
+    def __init__(self, known: Origins) -> None:
+        self.known = known
+        self.problems: list[Problem | HooklineError] = []
 
     def section(self, cls: Any, path: str, node: Node, **fixed: Any) -> Any:
         """Return the dataclass ``cls`` made of the mapping at ``path`` and of what is ``fixed``.
 
-        Fields that are sections are made first. When ``cls`` has ``options``, keys that are no field go there.
+        A key that is no field is an option where ``cls`` has options, and a problem where it has none.
         """
         if not isinstance(node.value, dict):
             return self.note(path, _form(cls), plain(node))
-        hints = {
-            key: hint for key, hint in get_type_hints(cls, include_extras=True).items() if key not in fixed
-        }
+        hints = get_type_hints(cls, include_extras=True)
+        hints = {key: hint for key, hint in hints.items() if key not in fixed}
         shapes = {key: shape for key, hint in hints.items() if (shape := _shape(hint))}
-        values = {key: plain(child) for key, child in node.value.items() if key not in shapes}
-        made = {key: self.part(cls, key, shape, _below(path, key), node) for key, shape in shapes.items()}
-        made = {key: part for key, part in made.items() if part is not MISSING}
-        if "options" in hints:
-            made["options"] = {
-                key: values.pop(key) for key in list(values) if key not in hints or key == "options"
-            }
-        for key in [key for key in values if key not in hints]:
-            del values[key]
-            self.problems.append(
-                unknown_option(self.at(_below(path, key)), path or "the config", key, list(hints))
-            )
-        if cls is Loader:
-            values.setdefault("shuffle", path == "data.train.loader")
+        made: dict[str, Any] = {"options": {}} if "options" in hints else {}
+        values: dict[str, Any] = {"shuffle": path == "data.train.loader"} if cls is Loader else {}
+        for key, child in node.value.items():
+            below = _below(path, key)
+            if key in shapes:
+                made |= {key: self.part(*shapes[key], below, child)} if child.value is not None else {}
+            elif key in hints and key != "options":
+                values[key] = plain(child)
+            elif "options" in hints:
+                made["options"][key] = plain(child)
+            else:
+                self.problems.append(unknown_option(self.at(below), path or "the config", key, list(hints)))
+        for key in [key for key in _required(cls) if key in shapes and key not in made]:
+            made[key] = self.note(_below(path, key), _form(shapes[key][1]), missing=True)
         valid, problems = check_options(cls, values, path, self.origin, given={*shapes, *made, *fixed})
         self.problems += problems
         return None if problems else cls(**valid, **made, **fixed)
 
-    def part(self, cls: Any, key: str, shape: tuple[Any, Any], path: str, parent: Node) -> Any:
-        """Return a section within a section, or MISSING where its default will do."""
-        container, part = shape
-        node = parent.value.get(key)
-        if node is None or node.value is None:
-            is_required = key in _required(cls)
-            return (
-                self.note(path, _form(part) if not container else "a mapping", missing=True)
-                if is_required
-                else MISSING
-            )
+    def part(self, container: Any, cls: Any, path: str, node: Node) -> Any:
+        """Return a section within a section, or a list or dict of them."""
         if path in LISTS:
-            return [self.section(part, _below(path, name), child, name=name) for name, child in enabled(node)]
+            fixed = {"period": None} if path == "hooks" else {}  # to a hook, its period is an option
+            found = enabled(node)
+            return [self.section(cls, _below(path, name), child, name=name, **fixed) for name, child in found]
         if container is None:
-            return self.section(part, path, node)
+            return self.section(cls, path, node)
         if not isinstance(node.value, container):
-            return self.note(path, f"a {'list' if container is list else 'mapping'}", plain(node))
+            return self.note(path, "a list" if container is list else "a mapping", plain(node))
         if container is list:
-            return [self.section(part, _below(path, i), child) for i, child in enumerate(node.value)]
-        if "train" not in node.value:
-            self.note(_below(path, "train"), _form(part), missing=True)
-        return {name: self.section(part, self.named(path, name), child) for name, child in node.value.items()}
+            return [self.section(cls, _below(path, i), child) for i, child in enumerate(node.value)]
+        for name in node.value:
+            if not re.fullmatch(r"\w[\w-]*", str(name)):
+                self.note(_below(path, name), "a name of letters, digits, '_' and '-'", name)
+        return {name: self.section(cls, _below(path, name), child) for name, child in node.value.items()}
 
-    def named(self, path: str, name: Any) -> str:
-        if not re.fullmatch(r"\w[\w-]*", str(name)):
-            self.note(_below(path, name), "a name of letters, digits, '_' and '-'", name)
-        return _below(path, name)
-
-    def note(self, path: str, expected: str, got: Any = None, missing: bool = False) -> None:
+    def note(self, path: str, expected: str, got: Any = None, missing: bool = False) -> Any:
+        """Collect a problem; returns None, which stands for the section that cannot be made."""
         self.problems.append(Problem(self.at(path), expected, got, missing=missing))
 
     def at(self, path: str) -> str:
@@ -95,7 +96,7 @@ def _below(path: str, key: Any) -> str:
 
 
 def _shape(hint: Any) -> tuple[Any, Any] | None:
-    """Return the container and the dataclass of a field that is a section or holds sections, else None."""
+    """Return the container, if any, and the dataclass of a field that holds sections; else None."""
     kind, args = get_origin(hint), [arg for arg in get_args(hint) if arg is not type(None)]
     if kind in (Union, types.UnionType) and len(args) == 1:
         return _shape(args[0])
@@ -109,5 +110,7 @@ def _required(cls: Any) -> list[str]:
 
 
 def _form(cls: Any) -> str:
-    """Return the shortest mapping that is right."""
-    return f"a mapping such as {{{', '.join(f'{key}: …' for key in _required(cls) if key != 'name')}}}"
+    """Return the shortest mapping that is right for a section."""
+    if cls is PluginSpec:
+        return "a mapping of options, or false to switch it off"
+    return f"a mapping such as {{{', '.join(f'{name}: …' for name in _required(cls))}}}"

@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hookline.config.tree import Node, located, plain
-from hookline.errors import ConfigError, Problem
+from hookline.config.tree import Node, plain, wrong
+from hookline.errors import ConfigError, HooklineError, Problem
 
 __all__ = ["DEFAULT_HOOKS", "LISTS", "by_name", "enabled", "is_on", "name_in", "repeated", "with_defaults"]
 
-DEFAULT_HOOKS = ("schedule", "timer", "progress")
+DEFAULT_HOOKS = ("schedule", "timer", "writers", "progress")
 """Hooks that every run has unless its config switches them off.
 
-The schedule and the timer are called before the hooks of the config, the progress after them, so that it
-sees what they put. One that the config lists itself stands where the config has it.
+They are called before the hooks of the config, but for the progress, which comes last so that it sees what
+they put. One that the config lists itself stands where the config has it.
 """
 
 LISTS = ("hooks", "writers")
@@ -24,7 +24,7 @@ _LAST = "progress"
 _FORMS = "a name, or one name with its options such as {checkpoint: {period: 500}}"
 
 
-def by_name(section: str, listed: Node) -> tuple[Node, list[Problem]]:
+def by_name(section: str, listed: Node) -> tuple[Node, list[Problem | HooklineError]]:
     """Return the list of a config as a mapping in the same order, and what is wrong with it.
 
     An item is ``name``, ``distribution:name``, ``./file.py:Name``, or one of these with options; ``false``
@@ -32,14 +32,13 @@ def by_name(section: str, listed: Node) -> tuple[Node, list[Problem]]:
     is what it uses, unless the options say ``use``.
     """
     named: dict[str, Node] = {}
-    problems: list[Problem] = []
-    if listed.value is not None and not isinstance(listed.value, list):
-        where, fix = (
-            located(section, listed.origin),
-            "Write one item a line after '- ': their order is call order",
-        )
-        return Node({}, listed.origin), [Problem(where, "a list", plain(listed), fix=fix)]
-    for item in listed.value or []:
+    problems: list[Problem | HooklineError] = []
+    items = listed.value if isinstance(listed.value, list) else []
+    if listed.value is not None and items is not listed.value:
+        is_word = isinstance(listed.value, str)
+        fix = f"Write [{listed.value}]" if is_word else "Write one item a line, each after '- '"
+        problems += wrong(section, listed.origin, "a list", plain(listed), fix=fix).problems
+    for item in items:
         try:
             name, options = _instance(section, item)
             if name in named:
@@ -52,9 +51,9 @@ def by_name(section: str, listed: Node) -> tuple[Node, list[Problem]]:
 
 def repeated(section: str, name: str, origin: str, first: str) -> ConfigError:
     """Return the error of two instances of one name."""
-    where, exists = located(f"{section}.{name}", origin), f"The first is at {first}"
+    exists = f"The first is at {first}"
     fix = f"Give one of them a name of its own: {{my-{name}: {{use: {name}}}}}"
-    return ConfigError([Problem(where, "a name that is not in use", name, exists, fix)])
+    return wrong(f"{section}.{name}", origin, "a name that is not in use", name, exists, fix)
 
 
 def with_defaults(hooks: Node) -> Node:
@@ -71,10 +70,11 @@ def enabled(instances: Node) -> Iterator[tuple[str, Node]]:
         return 1 if options.origin != "default" else 2 if name == _LAST else 0
 
     for name, options in sorted(instances.value.items(), key=place):
-        if isinstance(options.value, dict):
-            yield name, Node({"use": Node(name, options.origin), **options.value}, options.origin)
+        values = {} if options.value is None else options.value
+        if isinstance(values, dict):
+            yield name, Node({"use": Node(name, options.origin), **values}, options.origin)
         elif is_on(options):
-            yield name, options
+            yield name, options  # not a mapping: a problem
 
 
 def is_on(options: Node) -> bool:
@@ -92,34 +92,30 @@ def _instance(section: str, item: Node) -> tuple[str, Node]:
     if isinstance(use, dict) and len(use) == 1:
         ((use, options),) = use.items()
     if not isinstance(use, str):
-        raise ConfigError(
-            [Problem(located(section, item.origin), _FORMS, plain(item), fix=_indentation_hint(use))]
-        )
+        raise wrong(section, item.origin, _FORMS, plain(item), fix=_indentation_hint(use))
     name = name_in(use)
     if not re.fullmatch(r"\w[\w-]*", name):
-        fix = f"Give it one: {{my-name: {{use: {use}}}}}"
-        if use.endswith(".py"):
-            fix = f"Name the class in the file: {use}:Name"
+        fix = f"{use}:Name" if use.endswith(".py") else f"{{my-name: {{use: {use}}}}}"
         expected = "an instance name of letters, digits, '_' and '-'"
-        raise ConfigError([Problem(located(section, item.origin), expected, name, fix=fix)])
-    where = located(f"{section}.{name}", options.origin)
-    if options.value is None:
-        options.value = {}
-    if options.value is not False and not isinstance(options.value, dict):
-        expected = "a mapping of options, or false to switch it off"
-        raise ConfigError([Problem(where, expected, options.value)])
-    if use != name and is_on(options):
-        if "use" in options.value:
-            fix = f"Write {{{name}: {{use: …}}}}"
-            raise ConfigError(
-                [Problem(where, "one thing to use", plain(options.value["use"]), f"So is {use}", fix)]
-            )
-        options = Node({"use": Node(use, options.origin), **options.value}, options.origin)
-    return name, options
+        raise wrong(section, item.origin, expected, name, fix=f"Give it a name: {fix}")
+    return name, _options(f"{section}.{name}", use, name, options)
+
+
+def _options(path: str, use: str, name: str, options: Node) -> Node:
+    values = {} if options.value is None else options.value
+    if values is False:
+        return options
+    if not isinstance(values, dict):
+        raise wrong(path, options.origin, "a mapping of options, or false to switch it off", plain(options))
+    if use != name and "use" in values:
+        exists, fix = f"{use} is another", f"Write {{{name}: {{use: …}}}}"
+        raise wrong(path, options.origin, "one thing to use", plain(values["use"]), exists, fix)
+    uses = {"use": Node(use, options.origin)} if use != name else {}
+    return Node({**uses, **values}, options.origin)
 
 
 def _indentation_hint(value: Any) -> str:
-    """Return what to do about an item of several keys; often the options of the first are not indented enough."""
+    """Return what to do about several keys; often the options of the first are not indented enough."""
     if not isinstance(value, dict) or len(value) < 2:
         return ""
     name, *rest = value

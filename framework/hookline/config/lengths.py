@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
+from hookline.config.rules import Rule
 from hookline.errors import ConfigError, Problem
 
-__all__ = ["Epochs", "LengthRule", "MaxIter", "Period", "is_due", "to_iterations"]
+__all__ = ["Epochs", "MaxIter", "Period", "is_due", "to_iterations"]
 
 _EPOCHS = re.compile(r"(\d+) *epochs?")
 
@@ -23,34 +24,22 @@ class Epochs:
         return f"{self.num_epochs} epoch{'' if self.num_epochs == 1 else 's'}"
 
 
-@dataclass(frozen=True)
-class LengthRule:
-    """The rule of a length, for ``Annotated``: an int of at least ``minimum``, or ``N epochs``."""
-
-    minimum: int
-
-    def __str__(self) -> str:
-        return f"a whole number >= {self.minimum} or epochs such as '3 epochs'"
-
-    def parse(self, value: Any) -> int | Epochs:
-        """Return ``value`` as the int it is, or as `Epochs`; raise ValueError for anything else."""
+def _at_least(minimum: int) -> Rule:
+    def parse(value: Any) -> int | Epochs:
         match = _EPOCHS.fullmatch(value.strip()) if isinstance(value, str) else None
         length = Epochs(int(match[1])) if match else value
         amount = length.num_epochs if isinstance(length, Epochs) else length
-        if type(amount) is not int or amount < self.minimum:  # a bool is an int, but no length
-            raise ValueError(str(self))
+        if type(amount) is not int or amount < minimum:  # a bool is an int, but no length
+            raise ValueError
         return length if isinstance(length, Epochs) else amount
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(self.parse)
+    return Rule(f"a whole number >= {minimum} or epochs such as '3 epochs'", parse)
 
 
-Period: TypeAlias = Annotated[int | Epochs, LengthRule(0)]
+Period: TypeAlias = Annotated[int | Epochs, _at_least(0)]
 """Annotation of an option that says how often: iterations or `Epochs`; 0 means never."""
 
-MaxIter: TypeAlias = Annotated[int | Epochs, LengthRule(1)]
+MaxIter: TypeAlias = Annotated[int | Epochs, _at_least(1)]
 """Annotation of an option that says how long: iterations or `Epochs`, at least 1."""
 
 
@@ -68,16 +57,18 @@ def to_iterations(length: int | Epochs, iters_per_epoch: int | None, where: str)
     if not isinstance(length, Epochs):
         return length
     if not iters_per_epoch:
-        why = "has no length" if iters_per_epoch is None else "yields no iteration"
-        exists = f"The loader of data.train {why}, so an epoch cannot be counted in iterations"
-        fix = "Give a number of iterations, or a loader with __len__"
-        raise ConfigError([Problem(where, "a whole number of iterations", str(length), exists, fix)])
+        why = "has no length" if iters_per_epoch is None else "has less than one iteration"
+        exists = f"The loader of data.train {why}, so an epoch is no number of iterations"
+        raise ConfigError([Problem(where, "a whole number of iterations", str(length), exists)])
     return length.num_epochs * iters_per_epoch
 
 
 def is_due(iteration: int, period: int | Epochs) -> bool:
-    """Return whether a period of ``period`` iterations ends with ``iteration``, 0-based; 0 never does.
+    """Return True in the last iteration of each ``period``; never when it is 0.
 
-    The trainer counts a plugin's periods in iterations before it makes the plugin: none is in epochs here.
+    Raises:
+        TypeError: If ``period`` is still in epochs; `DefaultTrainer` makes iterations of it.
     """
-    return bool(period) and (iteration + 1) % int(period) == 0  # type: ignore[arg-type]
+    if isinstance(period, Epochs):
+        raise TypeError(f"period: expected a number of iterations, got '{period}'. Use to_iterations first.")
+    return period > 0 and (iteration + 1) % period == 0

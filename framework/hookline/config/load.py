@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hookline.config.build import Builder
+from hookline.config.build import build
 from hookline.config.instances import LISTS, by_name, with_defaults
 from hookline.config.overrides import apply_override
 from hookline.config.render import to_text
 from hookline.config.schema import Config
 from hookline.config.source import read_file
 from hookline.config.tree import Node, origins, plain, tagged
-from hookline.errors import ConfigError, Problem
+from hookline.errors import ConfigError, HooklineError, Problem
 
 __all__ = ["load_config"]
 
@@ -32,13 +32,14 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         ConfigError: With every problem found, each with its origin.
     """
     if isinstance(source, Mapping):
-        root, base = tagged(source, "dict"), Path.cwd()
+        root, base, path = tagged(source, "dict"), Path.cwd(), None
         text = to_text(plain(root))
     else:
-        base = Path(source).resolve().parent
-        root, text = read_file(Path(source))
+        path = Path(source)
+        root, text = read_file(path)
+        base = path.resolve().parent
     if not isinstance(root.value, dict):
-        expected = "a mapping with run, model, data, optimizer and train"
+        expected = "a mapping with run, optimizer, train and the other sections"
         raise ConfigError([Problem(root.origin, expected, plain(root), missing=root.value is None)])
     problems = _name_instances(root)
     for override in overrides:
@@ -47,21 +48,32 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         except ConfigError as error:
             problems += error.problems
     known = dict(origins(root))
-    about = {"base": base, "overrides": tuple(overrides), "source_text": text, "origins": known}
-    config: Config = Builder(known, problems).section(Config, "", root, **about)
-    if problems:
-        raise ConfigError(problems)
-    filled_in = tagged(config.to_dict(), "default")
-    _name_instances(filled_in)
-    known.update({**dict(origins(filled_in)), **known})
-    return config
+    about = {
+        "base": base,
+        "source": path,
+        "overrides": tuple(overrides),
+        "source_text": text,
+        "origins": known,
+    }
+    config, found = build(root, known, **about)
+    if problems or found:
+        raise ConfigError([*problems, *found])
+    known.update(_defaults(config, known))
+    return cast(Config, config)
 
 
-def _name_instances(root: Node) -> list[Problem]:
+def _name_instances(root: Node) -> list[Problem | HooklineError]:
     """Turn the lists of hooks and writers into mappings by instance name, and add the default hooks."""
-    problems = []
+    problems: list[Problem | HooklineError] = []
     for section in LISTS:
         instances, found = by_name(section, root.value.get(section, Node(None, root.origin)))
         problems += found
         root.value[section] = with_defaults(instances) if section == "hooks" else instances
     return problems
+
+
+def _defaults(config: Config, known: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
+    """Return the origin of each value that was filled in."""
+    tree = tagged(config.to_dict(), "default")
+    _name_instances(tree)
+    return {path: origin for path, origin in origins(tree) if path not in known}

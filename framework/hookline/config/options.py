@@ -113,8 +113,8 @@ def _checked(parameter: inspect.Parameter, value: Any) -> Any:
 
 def _misfit(where: str, annotation: Any, value: Any, said: str) -> Problem:
     expected = rule(annotation)
-    needs_quotes = expected.startswith("a string") and isinstance(value, int | float)
-    exists = said if said != expected else ""
+    needs_quotes = type_text(annotation).startswith("str") and isinstance(value, int | float)
+    exists = said if said not in expected else ""
     return Problem(where, expected, value, exists, "Put it in quotes" if needs_quotes else "")
 
 
@@ -122,7 +122,7 @@ def _parameters(fn: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """Return the parameters that have a name, annotations resolved, and whether others are taken too."""
     try:
         signature = inspect.signature(fn) if callable(fn) else inspect.Signature()
-    except ValueError:  # written in C, without a signature
+    except (TypeError, ValueError):  # written in C, without a signature
         return {}, True
     parameters = signature.parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

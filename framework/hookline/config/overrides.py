@@ -2,7 +2,8 @@
 
 ``KEY=VALUE`` sets a value, an instance's by its name (``hooks.evaluate.period=100``). ``hooks+=ITEM`` and
 ``writers+=ITEM`` append, ``hooks-=NAME`` removes. ``hooks=[…]`` and ``writers=[…]`` replace the whole list;
-an instance that stays, named without options, keeps those it has. Values are YAML.
+an instance that stays, named without options, keeps those it has. Values are YAML; relative targets in
+them are looked up in the config's folder, as in the config.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from hookline.config.instances import LISTS, by_name, is_on, repeated, with_defaults
 from hookline.config.source import read_yaml
-from hookline.config.tree import Node, located, plain
-from hookline.errors import ConfigError, Problem, did_you_mean
+from hookline.config.tree import Node, plain, wrong
+from hookline.errors import ConfigError, did_you_mean
 
 __all__ = ["apply_override"]
 
@@ -30,14 +31,14 @@ def apply_override(root: Node, text: str) -> None:
     origin = f"override {text!r}"
     match = _FORM.fullmatch(text.strip())
     if not match or not all(match[1].split(".")):
-        raise ConfigError([Problem(origin, _FORMS, text, fix="An example is train.max_iter=500")])
+        raise wrong("", origin, _FORMS, text, fix="An example is train.max_iter=500")
     key, sign, value = match[1], match[2], read_yaml(match[3], lambda _line: origin, origin)
     if sign == "=" and key in LISTS:
         _replace_list(root, key, value)
     elif sign == "=":
         _set(root, key.split("."), value)
     elif key not in LISTS:
-        raise ConfigError([Problem(origin, f"hooks or writers before {sign}", key, fix=f"Write {key}=VALUE")])
+        raise wrong("", origin, f"hooks or writers before {sign}", key, fix=f"Write {key}=VALUE")
     elif sign == "+=":
         _append(root, key, value)
     else:
@@ -45,10 +46,10 @@ def apply_override(root: Node, text: str) -> None:
 
 
 def _set(root: Node, parts: list[str], value: Node) -> None:
-    if parts[0] in LISTS:
-        _require_enabled(
-            root, parts[0], parts[1], value.origin, f"Enable it first with {parts[0]}+={parts[1]}"
-        )
+    section, *rest = parts
+    if section in LISTS:
+        otherwise = f"Enable it first with {section}+={rest[0]}"
+        _require_enabled(root, section, rest[0], value.origin, otherwise)
     parent = root
     for depth, part in enumerate(parts):
         key = _key(parent, part, ".".join(parts[:depth]), value.origin)
@@ -61,19 +62,16 @@ def _set(root: Node, parts: list[str], value: Node) -> None:
 
 
 def _key(parent: Node, part: str, path: str, origin: str) -> Any:
-    """Return the key or index that ``part`` stands for in ``parent``, which becomes a mapping if it is null."""
+    """Return the key or index that ``part`` stands for in ``parent``; null becomes an empty mapping."""
     if parent.value is None:
         parent.value = {}
     if isinstance(parent.value, dict):
         return next((key for key in parent.value if str(key) == part), part)  # 1 is written `1` too
     if not isinstance(parent.value, list):
-        exists = f"It was written at {parent.origin}"
-        raise ConfigError(
-            [Problem(located(path, origin), f"a mapping to set {part!r} in", parent.value, exists)]
-        )
+        exists = f"It is from {parent.origin}"
+        raise wrong(path, origin, f"a mapping to set {part!r} in", parent.value, exists)
     if not part.isdecimal() or int(part) >= len(parent.value):
-        expected = f"an index below {len(parent.value)}, the length of the list"
-        raise ConfigError([Problem(located(path, origin), expected, part)])
+        raise wrong(path, origin, f"an index below {len(parent.value)}, the length of the list", part)
     return int(part)
 
 
@@ -116,7 +114,5 @@ def _remove(root: Node, section: str, value: Node) -> None:
 def _require_enabled(root: Node, section: str, name: str, origin: str, otherwise: str) -> None:
     on = [known for known, options in root.value[section].value.items() if is_on(options)]
     if name not in on:
-        where = located(f"{section}.{name}", origin)
-        exists = f"Enabled: {', '.join(on) or 'none'}"
-        expected = f"an enabled instance of {section}"
-        raise ConfigError([Problem(where, expected, name, exists, did_you_mean(name, on) or otherwise)])
+        exists, fix = f"Enabled: {', '.join(on) or 'none'}", did_you_mean(name, on) or otherwise
+        raise wrong(f"{section}.{name}", origin, f"an enabled instance of {section}", name, exists, fix)

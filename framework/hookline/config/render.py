@@ -26,7 +26,7 @@ def to_yaml(config: Config) -> str:
 
 
 def render(config: Config) -> str:
-    """Return the config as YAML, each value with its origin as a comment; targets are as they were written."""
+    """Return the config as YAML, each value with its origin as a comment, targets as they were written."""
     text = to_text(config.to_dict(absolute=False))
     comments = _origin_of_lines(text, config)
     rows = [(line, comments.get(number)) for number, line in enumerate(text.splitlines(), 1)]
@@ -35,7 +35,7 @@ def render(config: Config) -> str:
 
 
 def to_text(data: Any) -> str:
-    """Return plain data as YAML with one value a line, in the order given; lists of numbers stay on a line."""
+    """Return plain data as YAML, in its order and one value a line; lists of numbers stay on a line."""
     text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
     return str(text)
 
@@ -55,7 +55,7 @@ def _origin_of_lines(text: str, config: Config) -> dict[int, str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what our loader reads: floats like ``1e-3`` as numbers, strings that look like them in quotes."""
+    """Writes what our loader reads: a string that looks like the number ``1e-3`` is put in quotes."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -71,7 +71,7 @@ def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
 
 def _represent_str(dumper: _Dumper, data: str) -> yaml.Node:
     # In double quotes a newline is escaped, so every value ends on the line that it begins on.
-    style = '"' if len(data.splitlines()) > 1 else None
+    style = '"' if data.splitlines() != [data] else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 

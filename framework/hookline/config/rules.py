@@ -5,31 +5,41 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
+import functools
 import inspect
+import operator
 import re
 import types
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
-from hookline.config.lengths import LengthRule
-
-__all__ = ["ANY", "Worded", "check_value", "description", "limits", "rule", "type_text"]
+__all__ = ["ANY", "Rule", "check_value", "description", "limits", "rule", "type_text"]
 
 ANY: Any = inspect.Parameter.empty
 """The annotation of a parameter that has none: every value is right."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Worded:
-    """The words of a rule, for ``Annotated`` where those made from the type say less."""
+class Rule:
+    """A rule in words and the function that keeps it, for ``Annotated`` where a type says too little.
+
+    Args:
+        text: What a value must be, as it follows "expected".
+        parse: Returns a value as it is to be used, or raises ValueError.
+    """
 
     text: str
+    parse: Callable[[Any], Any]
 
-    def __str__(self) -> str:
-        return self.text
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self.parse)
 
 
 _WORDS = {
@@ -62,40 +72,44 @@ def rule(annotation: Any) -> str:
     """Return what a value of ``annotation`` must be: ``a whole number >= 1``, ``one of fp32, bf16``."""
     kind, args = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
-        said = [str(item) for item in args[1:] if isinstance(item, Worded | LengthRule)]
+        said = [item.text for item in args[1:] if isinstance(item, Rule)]
         return said[0] if said else f"{rule(args[0])} {limits(annotation)}".rstrip()
     if kind is Literal:
         return f"one of {', '.join(map(str, args))}"
     if kind in (Union, types.UnionType):
         return " or ".join(rule(arg) for arg in args)
-    if kind is tuple and args[-1] is not ...:
+    if kind is tuple and args and args[-1] is not ...:
         return f"a list of {len(args)} ({', '.join(rule(arg) for arg in args)})"
     if (kind or annotation) in (*_LISTS, *_LAZY):
         return f"a list (each {rule(args[0])})" if args else "a list"
     if (kind or annotation) in _MAPPINGS:
-        return f"a mapping (each value {rule(args[1])})" if args else "a mapping"
+        is_any = not args or rule(args[1]) == _WORDS[ANY]
+        return "a mapping" if is_any else f"a mapping (each value {rule(args[1])})"
     if not isinstance(annotation, type):
         return "anything" if annotation is Any else f"a value of type {type_text(annotation)}"
     if issubclass(annotation, enum.Enum):
         return f"one of {', '.join(str(member.value) for member in annotation)}"
-    if dataclasses.is_dataclass(annotation) or issubclass(annotation, BaseModel):
+    if dataclasses.is_dataclass(annotation) or hasattr(annotation, "model_fields"):
         return f"a mapping with {', '.join(inspect.signature(annotation).parameters)}"
     return _WORDS.get(annotation) or f"an instance of {annotation.__name__}"
 
 
 def type_text(annotation: Any) -> str:
     """Return ``annotation`` as Python writes it, without limits and module names; ``any`` for none."""
+    kind, args = get_origin(annotation), get_args(annotation)
     if annotation is ANY or isinstance(annotation, str):
         return "any" if annotation is ANY else str(annotation)
-    bare = get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}))["it"]
-    return re.sub(r"\b[\w.]+\.", "", inspect.formatannotation(bare))
+    if kind is Annotated:
+        return type_text(args[0])
+    if kind in (Union, types.UnionType):
+        return " | ".join(type_text(arg) for arg in args)
+    return re.sub(r"\b[\w.]+\.|[~+]", "", inspect.formatannotation(annotation)).replace("NoneType", "None")
 
 
 def limits(annotation: Any) -> str:
     """Return the limits in ``annotation``, such as ``>= 0 and < 1``, or an empty string."""
-    found = (
-        (text, getattr(item, key, None)) for item in _metadata(annotation) for key, text in _LIMITS.items()
-    )
+    items = _metadata(annotation)
+    found = ((text, getattr(item, key, None)) for item in items for key, text in _LIMITS.items())
     return " and ".join(text.format(limit) for text, limit in found if limit is not None)
 
 
@@ -107,7 +121,8 @@ def description(annotation: Any) -> str:
 
 def _metadata(annotation: Any) -> list[Any]:
     items = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return [part for item in items for part in (item, *getattr(item, "metadata", ()))]  # a Field holds more
+    held = [part for item in items for part in getattr(item, "metadata", None) or ()]  # by a Field
+    return [*items, *held]
 
 
 def check_value(annotation: Any, value: Any) -> Any:
@@ -121,6 +136,8 @@ def check_value(annotation: Any, value: Any) -> Any:
     adapter = _adapter(annotation) if annotation is not ANY else None
     if adapter is None:
         return value
+    from pydantic import ValidationError
+
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -128,41 +145,37 @@ def check_value(annotation: Any, value: Any) -> Any:
         raise ValueError(said[0] if said else "") from error
 
 
-@cache
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """Return a validator, or None for an annotation that pydantic cannot read: it is a hint, no more."""
+    from pydantic import ConfigDict, TypeAdapter
+
     for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a model brings its own config
-        try:
+        with suppress(Exception):
             return TypeAdapter(_strict(annotation), config=config)
-        except Exception:  # an annotation is a hint: what pydantic cannot read is not checked
-            continue
     return None
+
+
+def _strict(annotation: Any) -> Any:
+    """Return ``annotation`` with the scalars in it made as strict as `check_value` promises."""
+    from pydantic import BeforeValidator, Strict
+
+    kind, args = get_origin(annotation), get_args(annotation)
+    if annotation in (int, bool, str):
+        return Annotated[annotation, Strict()]
+    if annotation is float:
+        return Annotated[float, BeforeValidator(_no_bool)]
+    if kind is Annotated:
+        return operator.getitem(Annotated, (_strict(args[0]), *args[1:]))
+    if kind in (Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_strict, args))
+    if args and kind in (*_LISTS, *_LAZY, *_MAPPINGS):
+        # pydantic would hand on an iterator for an Iterable; the list that was given is wanted.
+        container: Any = list if kind in _LAZY else kind
+        return container[tuple(map(_strict, args))]
+    return annotation
 
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError
     return value
-
-
-_STRICT = {
-    int: Annotated[int, Strict()],
-    bool: Annotated[bool, Strict()],
-    str: Annotated[str, Strict()],
-    float: Annotated[float, BeforeValidator(_no_bool)],
-}
-
-
-def _strict(annotation: Any) -> Any:
-    """Return ``annotation`` with the scalars in it made as strict as `check_value` promises."""
-    kind, args = get_origin(annotation), get_args(annotation)
-    if isinstance(annotation, type) and annotation in _STRICT:
-        return _STRICT[annotation]
-    if kind is Annotated:
-        return Annotated[(_strict(args[0]), *args[1:])]
-    if kind in (Union, types.UnionType):
-        return Union[tuple(_strict(arg) for arg in args)]
-    if kind in (*_LISTS, *_LAZY, *_MAPPINGS):
-        # pydantic would hand on an iterator for an Iterable; the list that was given is wanted.
-        container: Any = list if kind in _LAZY else kind
-        return container[tuple(_strict(arg) for arg in args)]
-    return annotation

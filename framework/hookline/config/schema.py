@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from annotated_types import Ge, Interval
 
 from hookline.config.instances import DEFAULT_HOOKS, LISTS, name_in
 from hookline.config.lengths import Epochs, MaxIter, Period
-from hookline.config.rules import Worded
+from hookline.config.rules import Rule
 from hookline.config.targets import absolute_target
 from hookline.config.tree import located, nearest
 
@@ -25,20 +26,29 @@ __all__ = [
     "Run",
     "Target",
     "Train",
-    "WriterSpec",
 ]
 
-_NAME = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), Worded("a name of letters, digits, '.', '_' and '-'")]
-_TARGET = Annotated[
-    str, Field(pattern=r"^.+[.:]\w+$"), Worded("a target such as package.module:Name or ./file.py:Name")
-]
-_PLUGIN = Annotated[str, Worded("a plugin: its name, distribution:name or ./file.py:Name")]
-_PATTERNS = Annotated[
-    list[str],
-    Field(min_length=1),
-    BeforeValidator(lambda match: [match] if isinstance(match, str) else match),
-    Worded("a pattern of parameter names such as '*.bias', or a list of them"),
-]
+
+def _matching(pattern: str, text: str) -> Rule:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+
+    return Rule(text, parse)
+
+
+def _patterns(value: Any) -> list[str]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not patterns or not all(isinstance(one, str) for one in patterns):
+        raise ValueError
+    return patterns
+
+
+_RUN_NAME = _matching(r"\w[\w.-]*", "a name of letters, digits, '.', '_' and '-'")
+_TARGET = _matching(r".+[.:]\w+", "a target such as package.module:Name or ./file.py:Name")
+_PLUGIN = _matching(r".+", "a plugin: its name, distribution:name or ./file.py:Name")
+_PATTERNS = Rule("a pattern of parameter names such as '*.bias', or a list of them", _patterns)
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,9 @@ class Run:
         seed: Seed of Python, NumPy and torch.
     """
 
-    name: _NAME
+    name: Annotated[str, _RUN_NAME]
     dir: str = "runs"
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Target:
         options: Its keyword arguments; a config writes them beside ``target``.
     """
 
-    target: _TARGET
+    target: Annotated[str, _TARGET]
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -81,18 +91,24 @@ class Loader:
         pin_memory: Copy batches into pinned memory, so that the copy to a GPU does not wait.
     """
 
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Ge(1)]
     shuffle: bool = True
     drop_last: bool = False
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Ge(0)] = 0
     pin_memory: bool = False
 
 
 @dataclass(frozen=True)
 class DataSpec(Target):
-    """A dataset and how it is read; without ``loader`` the target itself yields batches."""
+    """A dataset and how it is read and measured.
+
+    Args:
+        loader: None when the target itself yields batches.
+        metrics: By name, what an evaluation on it measures beside the losses.
+    """
 
     loader: Loader | None = None
+    metrics: dict[str, Target] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,7 @@ class Group:
         options: The optimizer's options for them; a config writes them beside ``match``.
     """
 
-    match: _PATTERNS
+    match: Annotated[list[str], _PATTERNS]
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -137,44 +153,35 @@ class Train:
     """
 
     max_iter: MaxIter
-    stop_at: Annotated[int, Field(ge=1)] | None = None
+    stop_at: Annotated[int, Ge(1)] | None = None
     device: str = "auto"
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Ge(0)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: Annotated[int, Field(ge=1)] = 1
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0
-    max_skips: Annotated[int, Field(ge=0)] = 0
+    accumulate: Annotated[int, Ge(1)] = 1
+    clip_norm: Annotated[float, Ge(0)] = 0.0
+    max_skips: Annotated[int, Ge(0)] = 0
     deterministic: bool = False
     compile: bool | dict[str, Any] = False
-    log_period: Annotated[int, Field(ge=1)] = 20
+    log_period: Annotated[int, Ge(1)] = 20
 
 
 @dataclass(frozen=True)
 class PluginSpec:
-    """One hook of the config.
+    """One hook or writer of the config.
 
     Args:
         name: Instance name, unique in its list.
         use: Name of its entry point, ``distribution:name`` or ``./file.py:Name``.
         on_error: What happens when it raises; None leaves the default of its kind.
-        options: Keyword arguments of the plugin.
+        period: Of a writer, the length between the points of a scalar; None leaves ``train.log_period``.
+        options: Keyword arguments of the plugin, the ``period`` of a hook among them.
     """
 
     name: str
-    use: _PLUGIN
+    use: Annotated[str, _PLUGIN]
     on_error: Literal["raise", "disable", "retry"] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WriterSpec(PluginSpec):
-    """One writer of the config.
-
-    Args:
-        period: Length between the points of a scalar; None leaves ``train.log_period``.
-    """
-
     period: Period | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,19 +189,21 @@ class Config:
     """A checked config, and where each of its values was written.
 
     ``hooks`` are in call order, the default ones included. ``base`` is the folder that relative targets are
-    looked up in, ``source_text`` the YAML as it was read, ``overrides`` what was applied to it.
+    looked up in, ``source`` the file that was read, ``source_text`` its YAML, ``overrides`` what was applied
+    to it. ``model`` and ``data`` may be missing: a trainer may build them itself.
     """
 
     run: Run
-    model: Target
-    data: dict[str, DataSpec]
+    model: Target | None = None
+    data: dict[str, DataSpec] = field(default_factory=dict)
     optimizer: Optimizer
     schedule: Target | None = None
     train: Train
     hooks: list[PluginSpec]
-    writers: list[WriterSpec]
+    writers: list[PluginSpec]
     trainer: Target | None = None
     base: Path = field(compare=False)
+    source: Path | None = field(compare=False)
     overrides: tuple[str, ...] = field(compare=False)
     source_text: str = field(compare=False, repr=False)
     origins: dict[tuple[str, ...], str] = field(compare=False, repr=False)
@@ -240,9 +249,9 @@ def _plain(value: Any, base: Path | None, skip: str = "") -> Any:
         part = getattr(value, key)
         if key == "options":
             items.update(_plain(part, base))
-        elif part is not None:
-            is_target = base is not None and key in ("target", "use")
-            items[key] = absolute_target(part, base) if is_target else _plain(part, base)
+        elif part not in (None, {}, []):  # what may be left out
+            is_target = key in ("target", "use")
+            items[key] = absolute_target(part, base) if base and is_target else _plain(part, base)
     return items
 
 

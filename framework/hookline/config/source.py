@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from hookline.config.tree import Node, check_depth, located
-from hookline.errors import ConfigError, Problem, did_you_mean
+from hookline.config.tree import Node, check_depth, located, wrong
+from hookline.errors import ConfigError, HooklineError, Problem, did_you_mean
 
 __all__ = ["read_file", "read_yaml", "resolve_floats"]
 
@@ -27,19 +27,25 @@ def read_file(path: Path) -> tuple[Node, str]:
         folder = path if path.is_dir() else path.parent
         found = sorted(file.name for file in folder.glob("*.y*ml"))
         exists = f"YAML files in {folder}: {', '.join(found) or 'none'}"
-        problem = Problem(str(path), "a YAML file", error.strerror, exists, did_you_mean(path.name, found))
-        raise ConfigError([problem]) from error
+        raise wrong(
+            "", str(path), "a YAML file", error.strerror, exists, did_you_mean(path.name, found)
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), "a UTF-8 file that can be read", str(error))]) from error
+        raise wrong("", str(path), "a UTF-8 file that can be read", str(error)) from error
     return read_yaml(text, lambda line: f"{path}:{line}", str(path)), text
 
 
 def read_yaml(text: str, origin: Callable[[int], str], name: str) -> Node:
-    """Return the tree of ``text``; ``origin`` maps a line number, from 1, to the origin of what begins there.
+    """Return the tree of ``text``.
+
+    Args:
+        text: One YAML document; may be empty.
+        origin: Maps a line number, from 1, to the origin of what begins on that line.
+        name: Origin of the document as a whole.
 
     Raises:
         ConfigError: If it is no YAML, or holds a tag that makes objects, a key twice, aliases that
-            expand beyond 1,000 nodes, or more than 100 levels.
+            expand beyond 1,000 values, or more than 100 levels.
     """
     try:
         loader = _Loader(text)
@@ -47,9 +53,9 @@ def read_yaml(text: str, origin: Callable[[int], str], name: str) -> Node:
         reader = _Reader(loader, origin)
         tree = Node(reader.node(root, "").value if root is not None else None, name)
     except RecursionError as error:
-        raise ConfigError([Problem(name, "at most 100 levels of nesting", "more")]) from error
+        raise wrong("", name, "at most 100 levels of nesting", text.strip()) from error
     except yaml.YAMLError as error:
-        raise ConfigError([_syntax_problem(error, text, origin, name)]) from error
+        raise _not_yaml(error, text, origin, name) from error
     if reader.problems:
         raise ConfigError(reader.problems)
     return tree
@@ -68,25 +74,24 @@ resolve_floats(_Loader)
 
 
 class _Reader:
-    """Turns composed YAML nodes into ours; composing checks neither tags nor keys nor aliases, so this does."""
+    """Turns composed YAML nodes into ours, and checks what composing does not: tags, keys and aliases."""
 
     def __init__(self, loader: _Loader, origin: Callable[[int], str]) -> None:
         self.loader, self.origin_of_line = loader, origin
-        self.problems: list[Problem] = []
+        self.problems: list[Problem | HooklineError] = []
         self.seen: set[yaml.Node] = set()
         self.num_aliased = 0
 
-    def origin(self, raw: yaml.Node) -> str:
-        return self.origin_of_line(raw.start_mark.line + 1)
-
     def node(self, raw: yaml.Node, path: str) -> Node:
+        origin = self.origin(raw)
+        check_depth(path, origin)
         self.num_aliased += raw in self.seen
         self.seen.add(raw)
-        check_depth(path, self.origin(raw))
         if self.num_aliased > _MAX_ALIASED:
-            expected = f"aliases that expand to at most {_MAX_ALIASED:,} values"
-            raise ConfigError([Problem(self.origin(raw), expected, "more")])
-        return Node(self.value(raw, path), self.origin(raw))
+            raise wrong(
+                "", origin, f"aliases that expand to at most {_MAX_ALIASED:,} values", self.num_aliased
+            )
+        return Node(self.value(raw, path), origin)
 
     def value(self, raw: yaml.Node, path: str) -> Any:
         kind = raw.tag.replace(_TAG, "!!")
@@ -120,8 +125,8 @@ class _Reader:
         return {**merged, **items}
 
     def merged(self, raw: yaml.Node, path: str) -> dict[Any, Node]:
-        """Return what ``<<: *base`` or ``<<: [*first, *second]`` brings in; the first that has a key counts."""
-        values = [self.value(base, path) for base in (raw.value if raw.tag == f"{_TAG}seq" else [raw])]
+        """Return what ``<<: *base`` or ``<<: [*first, *second]`` brings in; of equal keys the first."""
+        values = [self.node(base, path).value for base in (raw.value if raw.tag == f"{_TAG}seq" else [raw])]
         if not all(isinstance(value, dict) for value in values):
             self.refuse(raw, path, "mappings to merge after <<", "another value")
             return {}
@@ -140,12 +145,14 @@ class _Reader:
         where = located(path.lstrip("."), self.origin(raw))
         self.problems.append(Problem(where, expected, got, exists, fix))
 
+    def origin(self, raw: yaml.Node) -> str:
+        return self.origin_of_line(raw.start_mark.line + 1)
 
-def _syntax_problem(error: yaml.YAMLError, text: str, origin: Callable[[int], str], name: str) -> Problem:
+
+def _not_yaml(error: yaml.YAMLError, text: str, origin: Callable[[int], str], name: str) -> ConfigError:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return Problem(name, "valid YAML", str(error).split("\n")[0])
+        return wrong("", name, "valid YAML", str(error).split("\n")[0])
     lines = text.splitlines() or [""]
     line = min(error.problem_mark.line, len(lines) - 1)
-    reason = str(error.problem)
-    fix = "Indent with spaces" if "\\t" in reason else ""
-    return Problem(origin(line + 1), "valid YAML", lines[line].strip(), f"YAML says: {reason}", fix)
+    fix = "Indent with spaces" if "\\t" in str(error.problem) else ""
+    return wrong("", origin(line + 1), "valid YAML", lines[line].strip(), f"YAML says: {error.problem}", fix)

@@ -10,10 +10,9 @@ from typing import Any
 from hookline.config.lengths import Epochs
 from hookline.errors import ConfigError, Problem
 
-__all__ = ["Node", "check_depth", "located", "nearest", "origins", "plain", "tagged"]
+__all__ = ["Node", "check_depth", "located", "nearest", "origins", "plain", "tagged", "wrong"]
 
 _MAX_DEPTH = 100
-_PLAIN = "plain data (a number, string, boolean, None, list or mapping)"
 
 
 @dataclass
@@ -27,6 +26,11 @@ class Node:
 def located(path: str, origin: str) -> str:
     """Return how a message names a value: ``train.max_iter (run.yaml:12)``."""
     return f"{path} ({origin})" if path else origin
+
+
+def wrong(path: str, origin: str, expected: str, got: Any, exists: str = "", fix: str = "") -> ConfigError:
+    """Return the error of one problem with the value at ``path``."""
+    return ConfigError([Problem(located(path, origin), expected, got, exists, fix)])
 
 
 def plain(node: Node) -> Any:
@@ -63,11 +67,12 @@ def tagged(value: Any, origin: str, path: str = "") -> Node:
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return Node(kind(value), origin)  # a NumPy float64 is a float, but not one that YAML writes
-    raise ConfigError([Problem(located(path.lstrip("."), origin), _PLAIN, value)])
+    expected = "plain data (a number, string, boolean, None, list or mapping)"
+    raise wrong(path.lstrip("."), origin, expected, value)
 
 
 def check_depth(path: str, origin: str) -> None:
     """Raise ConfigError for a ``path`` so long that it leads into a structure that holds itself."""
-    if path.count(".") > _MAX_DEPTH:
-        where = located(f"{path.lstrip('.')[:40]}…", origin)
-        raise ConfigError([Problem(where, f"at most {_MAX_DEPTH} levels of nesting", "more")])
+    depth = path.count(".")
+    if depth > _MAX_DEPTH:
+        raise wrong(f"{path[1:40]}…", origin, f"at most {_MAX_DEPTH} levels of nesting", depth)

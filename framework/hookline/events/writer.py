@@ -78,6 +78,10 @@ class EventWriter(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Take the position to go on from; ``open`` follows and forgets what was written after it."""
 
+    def view_command(self) -> str | None:
+        """Return the shell command that shows a person what was written, or None; asked on any thread."""
+        return None
+
     def close(self, status: str) -> None:  # noqa: B027
         """Finish; no call follows.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -44,7 +44,7 @@ class Profiler(HookBase):
         dir: str | None = None,
     ) -> None:
         self.start, self.num_iters, self.dir = start, num_iters, dir
-        self._options = {
+        self._options: dict[str, Any] = {
             "record_shapes": record_shapes,
             "profile_memory": profile_memory,
             "with_stack": with_stack,

@@ -38,7 +38,7 @@ class PeriodicWriter(HookBase):
     ) -> None:
         self.writers: Mapping[str, EventWriter] | None = writers
         self.run: Run | None = run
-        self.on_error: Mapping[str, str] | None = on_error
+        self._policies: Mapping[str, str] | None = on_error
         self.timeout_s = timeout_s
         self.delivery: Delivery | None = None
         self._saved: Mapping[str, Any] = {}
@@ -50,11 +50,14 @@ class PeriodicWriter(HookBase):
             self.writers = getattr(trainer, "writers", {})
         if not self.writers or not distributed.is_main():
             return
+        if self.delivery is not None:
+            self._saved = self.delivery.state_dict()  # a second train goes on where the first one closed
         self.delivery = Delivery(
             trainer.storage,
             self.writers,
             self.run or self._run(),
-            on_error=self.on_error or getattr(trainer, "writer_policies", {}),
+            on_error=self._policies or getattr(trainer, "writer_policies", {}),
+            periods=getattr(trainer, "writer_periods", {}),
             timeout_s=self.timeout_s,
         )
         if self._saved:
@@ -69,11 +72,6 @@ class PeriodicWriter(HookBase):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep the positions until the writers are opened."""
         self._saved = state
-
-    def after_train(self) -> None:
-        """Remember the positions, so that a second ``train`` goes on from them."""
-        if self.delivery is not None:
-            self._saved = self.delivery.state_dict()
 
     def _run(self) -> Run:
         trainer = self.trainer

@@ -41,7 +41,7 @@ class LoadedPlugin:
     @property
     def options_of(self) -> Callable[..., Any]:
         """The callable whose parameters are the plugin's options."""
-        return _no_options if self.is_module else self.factory  # type: ignore[no-any-return]
+        return _no_options if self.is_module else self.factory
 
     def make(self, options: dict[str, Any]) -> Any:
         """Return the plugin, built with ``options``."""
@@ -61,13 +61,14 @@ def find(use: str, group: str, where: str) -> EntryPoint:
         PluginError: If none or more than one is installed under that name.
     """
     distribution, _, name = use.rpartition(":")
-    matches = {
+    matches: dict[str, EntryPoint] = {
         qualified_name(point): point
         for point in installed(group).select(name=name)
         if not distribution or _normalized(_distribution(point)) == _normalized(distribution)
     }
     if len(matches) == 1:
-        return next(iter(matches.values()))
+        (match,) = matches.values()
+        return match
     if not matches:
         raise PluginError(str(_not_installed(use, name, group, where)))
     raise PluginError(

@@ -72,7 +72,9 @@ def _attributes(plugin: Any) -> Iterator[tuple[str, Any]]:
             value = value.__func__
         if attribute in inherited and value is inspect.getattr_static(HookBase, attribute):
             continue
-        if callable(value) and not attribute.startswith("__") and not inspect.isclass(value):
+        if attribute in HOOK_NAMES or (
+            callable(value) and not attribute.startswith("__") and not inspect.isclass(value)
+        ):
             yield attribute, value
 
 

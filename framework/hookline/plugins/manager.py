@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class HookManager(pluggy.PluginManager):
         self.add_hookspecs(HookSpecs)
         self.sources: dict[str, str] = {}
         """Where each plugin came from, by instance name: distribution and version, or module."""
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """Measured time by plugin, seconds; see `call`."""
         self._implementations: dict[str, list[_Implementation]] = {hook: [] for hook in HOOK_NAMES}
 

@@ -78,6 +78,8 @@ class TrainerBase:
         """What brings events to writers; closed last of all."""
         self.gaps: list[Gap] = []
         """What writers did not take."""
+        self.writer_seconds: dict[str, float] = {}
+        """Time spent in each writer, on its own thread, seconds."""
         self._interrupts = Interrupts()
         self._evaluations_due: set[str] = set()
         self._checkpoint_due = False
@@ -284,7 +286,8 @@ class TrainerBase:
         with rng.forked_rng():
             self._call("before_evaluate", name=name)
             metrics = self.evaluations[name]()
-            self.storage.put_scalars(smoothing_hint=False, **metrics)
+            for key, value in metrics.items():
+                self.storage.put_scalar(key, value, smoothing_hint=False)
             self._call("after_evaluate", name=name, metrics=metrics)
 
     def _save(self) -> None:
@@ -318,6 +321,7 @@ class TrainerBase:
                 self.gaps += delivery.close(self.status)
             except BaseException as raised:
                 errors.append(raised)
+            self.writer_seconds.update(delivery.seconds)
         self.deliveries = []
         if errors and error is None:
             self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"

@@ -89,17 +89,26 @@ class SimpleTrainer(TrainerBase):
         microbatches = [self._next_batch() for _ in range(self.accumulate)]
         data_time = torch.tensor(perf_counter() - start, dtype=torch.float64)
         metrics = distributed.reduce_metrics(self.kernel.step(microbatches), {"data_time": data_time})
-        self.storage.put_scalar("data_time", metrics.pop("data_time"), volatile=True)
-        self.storage.put_scalars(**metrics)
+        for name, value in metrics.items():
+            self.storage.put_scalar(name, value, volatile=name == "data_time")
 
     def reset_data_loader(self, build: Callable[[], Iterable[Any]]) -> None:
         """Replace the data loader by what ``build`` returns; the next iteration draws from it."""
         self._batches = None
         self.data_loader = build()
 
-    def evaluate(self, data: Iterable[Any], metrics: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """Return the mean losses and ``metrics`` of the model on ``data``, by flat name."""
-        return evaluate(self.model, data, metrics or {}, device=self.device, precision=self.precision)
+    def evaluate(
+        self, data: Iterable[Any], metrics: Mapping[str, Any] | None = None, max_batches: int = 0
+    ) -> dict[str, float]:
+        """Return the mean losses and ``metrics`` of the model on ``data``, by flat name; see `evaluate`."""
+        return evaluate(
+            self.model,
+            data,
+            metrics or {},
+            device=self.device,
+            precision=self.precision,
+            max_batches=max_batches,
+        )
 
     def accept(self, events: Sequence[Events]) -> None:
         """Count updates that were skipped in a row, and end the run when there are too many.

@@ -1,0 +1,296 @@
+"""The journal: what is in it, and that nothing which happens to a run shows."""
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hookline_json import JSONWriter
+
+from hookline import Delivery, Events, EventStorage, Run, RunError, Scalar, WriterError
+
+
+def run_in(path: Path, period: int = 5) -> Run:
+    return Run(dir=path, name="test", id="1", period=period)
+
+
+def scalars(iteration: int, **values: float) -> Events:
+    return Events(iteration, 1.0, {name: Scalar(value) for name, value in values.items()})
+
+
+def train(storage: EventStorage, num_iters: int) -> None:
+    for _ in range(num_iters):
+        storage.put_scalars(total_loss=math.sin(storage.iter), lr=0.1)
+        storage.put_scalars(data_time_s=torch.rand(()).item(), volatile=True)
+        if storage.iter % 3 == 0:
+            storage.put_scalar("eval/accuracy", storage.iter / 7, smoothing_hint=False)
+        storage.step()
+
+
+def strict(line: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text()
+    assert text == "" or text.endswith("\n")
+    return [strict(line) for line in text.splitlines()]
+
+
+def write(path: Path, events: list[Events], position: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    writer = JSONWriter()
+    if position is not None:
+        writer.load_state_dict(position)
+    writer.open(run_in(path))
+    writer.write(events)
+    position = writer.state_dict()
+    writer.close("finished")
+    return position
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = JSONWriter()
+    writer.open(run_in(tmp_path))
+    yield writer
+    writer.close("finished")
+
+
+# -- what is in it ---------------------------------------------------------------------------------
+
+
+def test_every_value_of_every_iteration_is_one_line_with_sorted_keys(tmp_path):
+    with EventStorage() as storage, Delivery(storage, {"json": JSONWriter()}, run_in(tmp_path)):
+        train(storage, 13)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [strict(line)["iteration"] for line in lines] == list(range(13))
+    assert lines[3] == json.dumps(
+        {"eval/accuracy": 3 / 7, "iteration": 3, "lr": 0.1, "total_loss": math.sin(3)}, sort_keys=True
+    )
+    assert strict(lines[4]).keys() == {"iteration", "lr", "total_loss"}
+
+
+def test_volatile_scalars_go_to_the_timings(tmp_path, writer):
+    writer.write([Events(4, 12.5, {"a": Scalar(1.0), "time": Scalar(0.25, volatile=True)})])
+    writer.write([Events(5, 13.5, {"a": Scalar(2.0)})])
+    assert lines_of(tmp_path / "metrics.jsonl") == [{"a": 1.0, "iteration": 4}, {"a": 2.0, "iteration": 5}]
+    assert lines_of(tmp_path / "timings.jsonl") == [{"iteration": 4, "time": 0.25, "wall_time_s": 12.5}]
+
+
+def test_texts_are_written_and_other_kinds_are_not(tmp_path, writer):
+    image = np.zeros((1, 2, 2), np.uint8)
+    writer.write([Events(0, 1.0, {}, {"image": image}, {}, {"note": 'a "b"\n\u2028ü\ud800'}, {"lr": 0.1})])
+    writer.write([Events(1, 1.0, {}, {"image": image}, {}, {}, {"lr": 0.1})])
+    assert lines_of(tmp_path / "metrics.jsonl") == [{"iteration": 0, "note": 'a "b"\n\u2028ü\ud800'}]
+
+
+def test_numbers_that_are_not_finite_are_valid_json(tmp_path, writer):
+    writer.write([scalars(0, a=math.nan, b=math.inf, c=-math.inf, d=1.0)])
+    (line,) = lines_of(tmp_path / "metrics.jsonl")
+    assert line == {"a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 1.0, "iteration": 0}
+
+
+def test_numbers_are_exact(tmp_path, writer):
+    numbers = [0.1, 1e-310, 2**53 + 0.0, -0.0, torch.tensor(0.1).item(), 1.7976931348623157e308]
+    writer.write([scalars(i, a=number) for i, number in enumerate(numbers)])
+    got = [line["a"] for line in lines_of(tmp_path / "metrics.jsonl")]
+    assert list(map(repr, got)) == list(map(repr, numbers))
+
+
+def test_pandas_reads_it_with_its_numbers(tmp_path, writer):
+    writer.write(
+        [scalars(0, a=1.5), scalars(1, a=math.nan), scalars(2, a=math.inf), scalars(3, a=-math.inf, b=2)]
+    )
+    frame = pd.read_json(io.StringIO((tmp_path / "metrics.jsonl").read_text()), lines=True)
+    np.testing.assert_array_equal(frame["a"].to_numpy(), [1.5, math.nan, math.inf, -math.inf])
+    assert frame["a"].dtype == np.float64
+    assert frame["iteration"].tolist() == [0, 1, 2, 3]
+
+
+def test_two_equal_runs_write_equal_metrics(tmp_path):
+    for name in "ab":
+        with EventStorage() as storage, Delivery(storage, {"json": JSONWriter()}, run_in(tmp_path / name)):
+            train(storage, 30)
+    first, second = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in "ab")
+    assert first == second
+    assert first.count(b"\n") == 30
+
+
+def test_files_have_the_names_asked_for(tmp_path):
+    writer = JSONWriter(file="logs/m.jsonl", timings="t.jsonl")
+    writer.open(run_in(tmp_path))
+    writer.write([Events(0, 1.0, {"a": Scalar(1.0), "b": Scalar(1.0, volatile=True)})])
+    writer.close("finished")
+    assert len(lines_of(tmp_path / "logs/m.jsonl")) == len(lines_of(tmp_path / "t.jsonl")) == 1
+
+
+def test_the_two_files_differ():
+    with pytest.raises(ValueError, match="timings: expected another file than that of the metrics"):
+        JSONWriter(file="a.jsonl", timings="./a.jsonl")
+
+
+def test_it_is_the_journal_and_installed_under_its_name():
+    assert JSONWriter.journal
+    (entry,) = entry_points(group="hookline.writers", name="json")
+    assert entry.load() is JSONWriter
+
+
+# -- going on from a position ----------------------------------------------------------------------
+
+
+def test_what_follows_the_position_is_cut(tmp_path):
+    position = write(tmp_path, [scalars(0, a=1.0)])
+    write(tmp_path, [scalars(1, a=2.0), scalars(2, a=3.0)], position)
+    write(tmp_path, [scalars(1, a=9.0)], position)
+    assert lines_of(tmp_path / "metrics.jsonl") == [{"a": 1.0, "iteration": 0}, {"a": 9.0, "iteration": 1}]
+
+
+def test_a_torn_last_line_is_cut(tmp_path):
+    position = write(tmp_path, [scalars(0, a=1.0)])
+    for name in ("metrics", "timings"):
+        with (tmp_path / f"{name}.jsonl").open("a") as file:
+            file.write('{"a": 1.0, "iter')
+    write(tmp_path, [scalars(1, a=2.0)], position)
+    assert [line["iteration"] for line in lines_of(tmp_path / "metrics.jsonl")] == [0, 1]
+    assert lines_of(tmp_path / "timings.jsonl") == []
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "edited"])
+def test_files_that_changed_before_the_position_are_refused(tmp_path, name, damage):
+    events = [Events(i, 1.0, {"a": Scalar(1.0), "t": Scalar(2.0, volatile=True)}) for i in range(3)]
+    position = json.loads(json.dumps(write(tmp_path, events)))
+    path = tmp_path / name
+    text = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(text[:-1] if damage == "cut" else text.replace(b"1", b"7", 1))
+    writer = JSONWriter()
+    writer.load_state_dict(position)
+    with pytest.raises(RunError, match=f"{name}: expected .*{position[Path(name).stem]['size_bytes']} bytes"):
+        writer.open(run_in(tmp_path))
+    writer.close("failed")
+    if damage == "edited":
+        assert path.stat().st_size == len(text)
+
+
+def test_a_run_that_starts_over_keeps_what_was_there(tmp_path):
+    for number in range(3):
+        write(tmp_path, [scalars(0, a=float(number))])
+    got = {path.name: lines_of(path)[0]["a"] for path in tmp_path.glob("metrics*")}
+    assert got == {"metrics.orphaned-1.jsonl": 0.0, "metrics.orphaned-2.jsonl": 1.0, "metrics.jsonl": 2.0}
+    assert [path.name for path in tmp_path.glob("timings*")] == ["timings.jsonl"]
+
+
+def test_a_position_is_that_of_the_files(tmp_path):
+    position = write(tmp_path, [scalars(0, a=1.0)])
+    position = write(tmp_path, [scalars(1, a=1.0)], position)
+    assert position == write(tmp_path / "other", [scalars(0, a=1.0), scalars(1, a=1.0)])
+
+
+@pytest.mark.parametrize("flushed", [0, 6, 12])
+def test_a_run_killed_and_resumed_writes_the_same_bytes(tmp_path, flushed):
+    with EventStorage() as storage, Delivery(storage, {"json": JSONWriter()}, run_in(tmp_path / "whole")):
+        train(storage, 40)
+
+    storage = EventStorage()
+    killed = Delivery(storage, {"json": JSONWriter()}, run_in(tmp_path / "killed"))
+    killed.open()
+    train(storage, flushed)
+    killed.flush()
+    train(storage, 12 - flushed)
+    storage.put_scalar("note", 1.0)
+    delivery_state, storage_state = json.loads(json.dumps(killed.state_dict())), storage.state_dict()
+    train(storage, 9)
+    killed.flush()
+
+    resumed = EventStorage()
+    resumed.load_state_dict(storage_state)
+    delivery = Delivery(resumed, {"json": JSONWriter()}, run_in(tmp_path / "killed"))
+    delivery.load_state_dict(delivery_state)
+    with delivery:
+        train(resumed, 28)
+    killed.close("failed")
+    whole, got = (
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed")
+    )
+    assert strict(got[12]).pop("note") == 1.0
+    assert got[:12] + got[13:] == whole[:12] + whole[13:]
+
+
+def test_a_call_that_failed_half_way_leaves_no_trace(tmp_path, monkeypatch):
+    monkeypatch.setattr("hookline.delivery.worker.BACKOFF_S", 0.001)
+    real, numbers = os.write, iter(range(1000))
+
+    def torn(descriptor: int, data: bytes) -> int:
+        number = next(numbers)
+        if number == 2:
+            real(descriptor, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        # Also a short write, which is no error.
+        return real(descriptor, data[:100])
+
+    monkeypatch.setattr(os, "write", torn)
+    storage = EventStorage()
+    with Delivery(storage, {"json": JSONWriter()}, run_in(tmp_path)) as delivery:
+        for _ in range(3):
+            train(storage, 5)
+            delivery.flush()
+    for name, num_lines in (("metrics", 15), ("timings", 15)):
+        assert [line["iteration"] for line in lines_of(tmp_path / f"{name}.jsonl")] == list(range(num_lines))
+
+
+def test_a_full_disk_fails_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("hookline.delivery.worker.BACKOFF_S", 0.001)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    storage = EventStorage()
+    delivery = Delivery(storage, {"json": JSONWriter()}, run_in(tmp_path))
+    delivery.open()
+    train(storage, 1)
+    with pytest.raises(WriterError, match=r"writers.json at iteration 0: .*No space left.*the run's journal"):
+        delivery.close("finished")
+
+
+def test_a_killed_process_loses_at_most_the_last_period(tmp_path):
+    script = textwrap.dedent("""
+        import os, sys, time
+        from pathlib import Path
+        from hookline import Delivery, EventStorage, Run
+        from hookline.delivery import worker
+        from hookline_json import JSONWriter
+
+        worker.MIN_INTERVAL_S = 0.0
+        path = Path(sys.argv[1])
+        storage = EventStorage()
+        delivery = Delivery(storage, {"json": JSONWriter()}, Run(dir=path, name="a", id="1", period=5))
+        delivery.open()
+        for _ in range(23):
+            storage.put_scalar("a", storage.iter)
+            storage.step()
+        deadline = time.monotonic() + 20
+        while (path / "metrics.jsonl").read_bytes().count(b"\\n") < 20 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os._exit(9)
+    """)
+    process = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60, check=False)
+    assert process.returncode == 9
+    assert [line["iteration"] for line in lines_of(tmp_path / "metrics.jsonl")] == list(range(20))

@@ -1,0 +1,48 @@
+"""From events to what W&B calls a row of the history. Importing this imports wandb."""
+
+from __future__ import annotations
+
+import html
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import wandb
+from PIL import Image
+
+from hookline import Events, Histogram
+
+__all__ = ["row"]
+
+
+def row(events: Events) -> dict[str, Any]:
+    """Return everything of one iteration but its hyper-parameters; the iteration is one of the values."""
+    return {
+        "iteration": events.iteration,
+        "_timestamp": events.time_s,
+        **{name: scalar.value for name, scalar in events.scalars.items()},
+        **{name: _image(array) for name, array in events.images.items()},
+        **{name: _histogram(data) for name, data in events.histograms.items()},
+        **{name: _text(text) for name, text in events.texts.items()},
+    }
+
+
+def _image(image_CHW: npt.NDArray[np.uint8]) -> wandb.Image:
+    # An array would be rescaled where all its values are small; a picture is left alone.
+    pixels = image_CHW[0] if image_CHW.shape[0] == 1 else image_CHW.transpose(1, 2, 0)
+    return wandb.Image(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _histogram(data: Histogram) -> wandb.Histogram:
+    """Return ``data`` with neighbouring bins merged where there are more than W&B takes."""
+    merged = -(-len(data.counts) // wandb.Histogram.MAX_LENGTH)
+    starts = np.arange(0, len(data.counts), merged)
+    counts = np.add.reduceat(data.counts, starts)
+    edges = np.append(data.edges[starts], data.edges[-1])
+    return wandb.Histogram(np_histogram=(counts, edges))
+
+
+def _text(text: str) -> wandb.Html:
+    # A plain string is shown in the run's summary only; a page has a panel with a slider.
+    return wandb.Html(io.StringIO(f"<pre>{html.escape(text)}</pre>"), inject=False)

@@ -1,0 +1,113 @@
+"""Starts a W&B run quietly, and says what to do where it cannot be started. Importing this imports wandb."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from hookline import Run
+from hookline.errors import Problem, WriterError
+
+__all__ = ["finish", "start"]
+
+# What is not uploaded then is on disk; `wandb sync` takes it from there.
+FINISH_TIMEOUT_S = 60.0
+
+# W&B gets what was put into the storage and nothing else: no captured output, code, git state, or statistics
+# of the machine, each of which costs time or changes something that is shared by the whole process.
+QUIET = {
+    "console": "off",
+    "save_code": False,
+    "disable_code": True,
+    "disable_git": True,
+    "label_disable": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "finish_timeout": FINISH_TIMEOUT_S,
+    "finish_timeout_raises": True,
+}
+
+
+def start(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: float) -> wandb.Run:
+    """Return a W&B run of its own, which is not ``wandb.run``; go on with it where W&B has it already.
+
+    Args:
+        run: Says where files go, and what the config and the default project and name are.
+        run_id: The id at W&B.
+        options: ``project``, ``entity``, ``mode``, ``name``, ``tags`` and ``group`` of ``wandb.init``; what
+            is None or empty is taken from W&B's environment variables and settings.
+        init_timeout_s: Longest wait for W&B's answer, seconds.
+
+    Raises:
+        WriterError: If W&B has no credentials, refuses the run or does not answer.
+    """
+    with _same_sys_hooks():
+        # Without this, wandb asks on the terminal for a key that is not there.
+        settings = wandb.setup(settings=wandb.Settings(quiet=True, show_info=False)).settings
+        chosen = {name: value for name, value in options.items() if value}
+        mode = chosen.get("mode") or settings.mode
+        defaults = {"project": settings.project or run.name, "name": settings.run_name or run.id}
+        try:
+            return wandb.init(
+                **{**defaults, **chosen},
+                id=run_id,
+                dir=run.dir,
+                config=dict(run.config),
+                reinit="create_new",
+                resume="allow" if mode == "online" else None,
+                settings=wandb.Settings(**_known(QUIET), init_timeout=init_timeout_s),
+            )
+        except (wandb.Error, ValueError) as error:
+            raise WriterError(str(_problem(error, settings.base_url, init_timeout_s))) from error
+
+
+def finish(wandb_run: wandb.Run, exit_code: int) -> None:
+    """End ``wandb_run`` when everything is uploaded, or on disk where it is offline.
+
+    Raises:
+        WriterError: If the uploads take too long.
+    """
+    try:
+        wandb_run.finish(exit_code=exit_code)
+    except TimeoutError as error:
+        problem = Problem(
+            "writers.wandb",
+            f"all data uploaded {FINISH_TIMEOUT_S:g} s after the end",
+            str(error),
+            fix=f"Upload the rest with `wandb sync {Path(wandb_run.dir).parent}`",
+        )
+        raise WriterError(str(problem)) from error
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``settings`` that the installed wandb has."""
+    return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
+
+
+def _problem(error: Exception, url: str, init_timeout_s: float) -> Problem:
+    offline = "run with writers.wandb.mode=offline and upload it later with `wandb sync`"
+    if isinstance(error, wandb.errors.AuthenticationError) or "API key" in str(error):
+        rule, fix = f"an API key for {url}", f"Log in with `wandb login`, set WANDB_API_KEY, or {offline}"
+    elif isinstance(error, wandb.errors.CommError):
+        rule = f"W&B at {url} to answer within {init_timeout_s:g} s"
+        fix = f"Check the network, raise writers.wandb.init_timeout_s, or {offline}"
+    else:
+        rule, fix = "a run that W&B accepts", "Correct the options of writers.wandb"
+    return Problem("writers.wandb", rule, str(error), fix=fix)
+
+
+@contextmanager
+def _same_sys_hooks() -> Iterator[None]:
+    """Put back ``sys.exit`` and ``sys.excepthook``, which wandb replaces for the rest of the process."""
+    hooks = sys.exit, sys.excepthook
+    try:
+        yield
+    finally:
+        sys.exit, sys.excepthook = hooks

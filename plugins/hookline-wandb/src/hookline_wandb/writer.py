@@ -1,0 +1,120 @@
+"""The writer: which events it sends, and how a resumed run goes on."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hookline import Events, EventWriter, PeriodReducer, Run
+
+__all__ = ["WandbWriter"]
+
+logger = logging.getLogger("hookline")
+
+
+class WandbWriter(EventWriter):
+    """Sends scalars, images, histograms, texts, hyper-parameters and the config to Weights & Biases.
+
+    What is left out of the first six options comes from W&B's own environment variables and settings.
+
+    Args:
+        project: Project at W&B; without any, the name of the run.
+        entity: User or team at W&B.
+        mode: ``online``, ``offline`` (to disk, without a network, for ``wandb sync``) or ``disabled``.
+        name: Name of the run at W&B; without any, the id of the run.
+        tags: Tags of the run.
+        group: Group of runs that it belongs to.
+        every_value: Send every value of every scalar, instead of one point per period.
+        init_timeout_s: Longest wait for W&B at the start, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str | None = None,
+        entity: str | None = None,
+        mode: Literal["online", "offline", "disabled"] | None = None,
+        name: str | None = None,
+        tags: Sequence[Annotated[str, Field(min_length=1, max_length=64)]] = (),
+        group: str | None = None,
+        every_value: bool = False,
+        init_timeout_s: Annotated[float, Field(gt=0)] = 15.0,
+    ) -> None:
+        self._options = {
+            "project": project,
+            "entity": entity,
+            "mode": mode,
+            "name": name,
+            "tags": tuple(tags),
+            "group": group,
+        }
+        self._every_value = every_value
+        self._init_timeout_s = init_timeout_s
+        self._wandb_run: Any = None
+        self._state: Mapping[str, Any] | None = None
+        # Every iteration up to this one is at W&B as far as this process knows.
+        self._sent = -1
+
+    def open(self, run: Run) -> None:
+        """Start the run at W&B or go on with it; after a failed write, go on with the one that is started."""
+        state = self._state or {"id": _wandb_id(run.id), "sent": -1}
+        self._id: str = state["id"]
+        self._sent = max(self._sent, state["sent"])
+        self._reducer = PeriodReducer(0 if self._every_value else run.period, run.start_iter)
+        if "reducer" in state:
+            self._reducer.load_state_dict(state["reducer"])
+        if self._wandb_run is None and self._options["mode"] != "disabled":
+            self._start(run)
+
+    def write(self, events: Sequence[Events]) -> None:
+        """Hand the events of the periods that are complete to W&B, which sends them on its own."""
+        self._log(self._reducer.reduce(events))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the id at W&B, the last iteration that its own process has, and what it has not yet."""
+        if self._wandb_run is not None:
+            # An answer comes after all that was logged before; that process outlives this one.
+            self._wandb_run.summary.get("iteration")
+        return {"id": self._id, "sent": self._sent, "reducer": self._reducer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the position that ``open`` goes on from."""
+        self._state = state
+
+    def close(self, status: str) -> None:
+        """Send the unfinished period, unless the run is only paused, and wait for the uploads."""
+        if self._wandb_run is None:
+            return
+        if status != "paused":
+            self._log(self._reducer.flush())
+        self._session.finish(self._wandb_run, exit_code=1 if status == "failed" else 0)
+
+    def _start(self, run: Run) -> None:
+        from hookline_wandb import rows, session
+
+        self._rows, self._session = rows, session
+        self._wandb_run = session.start(run, self._id, self._options, self._init_timeout_s)
+        self._wandb_run.define_metric("iteration", hidden=True)
+        self._wandb_run.define_metric("*", step_metric="iteration", step_sync=False)
+        if self._wandb_run.resumed:
+            self._sent = max(self._sent, self._wandb_run.summary.get("iteration", -1))
+        where = f"offline, in {run.dir / 'wandb'}" if self._wandb_run.offline else self._wandb_run.url
+        logger.info("wandb: this run is %s", where)
+
+    def _log(self, events: Sequence[Events]) -> None:
+        for event in events:
+            if self._wandb_run is None or event.iteration <= self._sent:
+                continue
+            if event.hparams:
+                self._wandb_run.config.update(event.hparams, allow_val_change=True)
+            self._wandb_run.log(self._rows.row(event))
+            self._sent = event.iteration
+
+
+def _wandb_id(run_id: str) -> str:
+    """Return ``run_id`` with what W&B does not take in an id replaced."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", run_id)[:64]
