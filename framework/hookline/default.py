@@ -6,8 +6,8 @@ import fnmatch
 import logging
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,16 +17,17 @@ import torch
 from torch import nn
 
 from hookline import checkpoint, distributed, report
-from hookline.config import Config, load_config, to_iterations, to_yaml
+from hookline.config import Config, load_config, resolve_target, to_iterations, to_yaml
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader
 from hookline.errors import CheckpointError, ConfigError, Problem
 from hookline.events import EventWriter
+from hookline.hooks import Checkpoint, Evaluate
 from hookline.plan import Plan, PlannedPlugin
 from hookline.rundir import RunDir, attach_log
-from hookline.trainer import SimpleTrainer
+from hookline.trainer import SimpleTrainer, load_weights
 
-__all__ = ["DefaultTrainer", "load_model"]
+__all__ = ["DefaultTrainer", "load_model", "trainer_class"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class DefaultTrainer(SimpleTrainer):
         ConfigError: If anything in the config is wrong.
     """
 
+    resumed_from: Path | None = None
+    """The checkpoint that `resume` loaded."""
+    _run: RunDir | None = None
+    _next_iter = 0
+
     def __init__(
         self,
         config: Config | str | Path | Mapping[str, Any],
@@ -58,42 +64,14 @@ class DefaultTrainer(SimpleTrainer):
         plugins: bool = True,
         smoke: bool = False,
     ) -> None:
-        self.config = config if isinstance(config, Config) else load_config(config, overrides)
-        self.smoke = smoke
-        self._with_plugins = plugins
-        self.plan = self._planned()
-        train = self.config.train
-        target_device = _set_up(self.config)
-        model = self.build_model().to(target_device)
-        optimizer = self.build_optimizer(model)
-        super().__init__(
-            _distributed(model, target_device),
-            self.build_train_loader(),
-            optimizer,
-            precision=train.precision,
-            accumulate=train.accumulate,
-            clip_norm=train.clip_norm,
-            max_skips=train.max_skips,
-            compile=train.compile,
-        )
-        self.max_iter = self._iterations("train.max_iter", train.max_iter)
-        self.log_period = train.log_period
-        self.stop_at = train.stop_at
-        self.schedule = self.build_schedule(optimizer)
-        self.writers: Mapping[str, EventWriter] = self.build_writers()
-        self.writer_policies = {
-            writer.name: writer.on_error for writer in self.config.writers if writer.on_error
-        }
-        self.writer_periods = {
-            writer.name: self._iterations(f"writers.{writer.name}.period", writer.period)
-            for writer in self.config.writers
-            if writer.period is not None
-        }
-        self.resumed_from: Path | None = None
-        self._next_iter = 0
-        self._run: RunDir | None = None
-        self._eval_loaders: dict[str, Iterable[Any]] = {}
-        self.build_hooks()
+        if not isinstance(config, Config):
+            config = load_config(config, overrides, also=lambda found: self.planned(found, plugins).problems)
+        self.config, self.smoke = config, smoke
+        self.plan = self.planned(config, plugins)
+        if self.plan.problems:
+            raise ConfigError(self.plan.problems)
+        with _collected_logs() as self._early_records:
+            self._build()
 
     # ---- the parts; override what should be different
 
@@ -148,11 +126,16 @@ class DefaultTrainer(SimpleTrainer):
     ) -> dict[str, float]:
         """Return losses and metrics of the model on ``data``, a key of the config's ``data`` or batches."""
         if isinstance(data, str):
-            if data not in self._eval_loaders:
-                self._eval_loaders[data] = self.build_eval_loader(data)
             metrics = self.build_evaluator(data) if metrics is None else metrics
-            data = self._eval_loaders[data]
         return super().evaluate(data, metrics, max_batches=max_batches or _SMOKE_ITERS * self.smoke)
+
+    def eval_data(self, data: Any) -> Iterable[Any]:
+        """Return the batches that ``data`` means: a key of the config's ``data``, or batches themselves."""
+        if not isinstance(data, str):
+            return super().eval_data(data)
+        if data not in self._eval_loaders:
+            self._eval_loaders[data] = self.build_eval_loader(data)
+        return self._eval_loaders[data]
 
     # ---- running
 
@@ -167,6 +150,8 @@ class DefaultTrainer(SimpleTrainer):
         start = perf_counter()
         with ExitStack() as stack:
             log = stack.enter_context(attach_log(run, distributed.rank()))
+            while self._early_records:  # what was said before there was a file to say it in
+                log.handle(self._early_records.pop(0))
             self.start_iter, self.max_iter = first, last
             if distributed.is_main():
                 run.write_status("running", iteration=first)
@@ -206,15 +191,58 @@ class DefaultTrainer(SimpleTrainer):
 
     # ---- how it works
 
-    def _planned(self) -> Plan:
-        config = self.config
+    def _build(self) -> None:
+        """Build every part, in the order in which they need each other."""
+        train = self.config.train
+        target_device = _set_up(self.config)
+        model = self.build_model().to(target_device)
+        optimizer = self.build_optimizer(model)
+        super().__init__(
+            _distributed(model, target_device),
+            self.build_train_loader(),
+            optimizer,
+            precision=train.precision,
+            accumulate=train.accumulate,
+            clip_norm=train.clip_norm,
+            max_skips=train.max_skips,
+            compile=train.compile,
+        )
+        self.max_iter = self._iterations("train.max_iter", train.max_iter)
+        self.log_period = train.log_period
+        self.stop_at = train.stop_at
+        self.schedule = self.build_schedule(optimizer)
+        self.writers: Mapping[str, EventWriter] = self.build_writers()
+        self.writer_policies = {
+            writer.name: writer.on_error for writer in self.config.writers if writer.on_error
+        }
+        self.writer_periods = {
+            writer.name: self._iterations(f"writers.{writer.name}.period", writer.period)
+            for writer in self.config.writers
+            if writer.period is not None
+        }
+        self._eval_loaders: dict[str, Iterable[Any]] = {}
+        self.build_hooks()
+        if self.smoke:
+            self._complete_smoke()
+
+    @classmethod
+    def planned(cls, config: Config, plugins: bool = True) -> Plan:
+        """Return what this class would build of ``config``, imported and checked; see `Plan.problems`."""
         own = vars(DefaultTrainer)
         builders = {"model": "build_model", "data.train": "build_train_loader"}
-        required = [key for key, name in builders.items() if getattr(type(self), name) is own[name]]
-        hooks = (
-            config.hooks if self._with_plugins else [hook for hook in config.hooks if hook.use in _NO_PLUGINS]
-        )
-        return Plan(config, hooks, config.writers if self._with_plugins else [], required)
+        required = [key for key, name in builders.items() if getattr(cls, name) is own[name]]
+        hooks, writers = config.hooks or [], config.writers or []
+        if not plugins:
+            hooks, writers = [hook for hook in hooks if hook is not None and hook.use in _NO_PLUGINS], []
+        return Plan(config, hooks, writers, required)
+
+    def _complete_smoke(self) -> None:
+        """Evaluate and save once, also where the config does not ask for it."""
+        used = {hook.use for hook in self.config.hooks}
+        if "evaluate" not in used and "eval" in self.config.data:
+            self.register_hook(Evaluate(), "evaluate")
+        if "checkpoint" not in used:
+            self.register_hook(Checkpoint(), "checkpoint")
 
     def _make(self, key: str, **given: Any) -> Any:
         if key not in self.plan:
@@ -260,7 +288,8 @@ class DefaultTrainer(SimpleTrainer):
         if self._run is None:
             made = None
             if distributed.is_main():
-                made = RunDir.create(Path(self.config.run.dir), self.config.run.name).path
+                name = self.config.run.name + ("-smoke" if self.smoke else "")  # never what `latest` means
+                made = RunDir.create(Path(self.config.run.dir), name).path
             self._run = RunDir.open(distributed.broadcast(made))
         elif self.resumed_from is not None and distributed.is_main():
             for path in checkpoint.discard_newer(self._run.checkpoints, self._next_iter - 1):
@@ -290,6 +319,23 @@ class DefaultTrainer(SimpleTrainer):
         report.print_summary(self, data)
 
 
+def trainer_class(config: Config) -> type[DefaultTrainer]:
+    """Return the class that the config's ``trainer`` names.
+
+    Raises:
+        ConfigError: If it is no subclass of `DefaultTrainer`.
+    """
+    if config.trainer is None:
+        return DefaultTrainer
+    where = config.where("trainer.target")
+    found: Any = resolve_target(config.trainer.target, config.base, where)
+    if not (isinstance(found, type) and issubclass(found, DefaultTrainer)):
+        raise ConfigError([Problem(where, "a subclass of hookline.DefaultTrainer", found)])
+    if config.trainer.options:
+        raise ConfigError([Problem(where, "no options beside target", config.trainer.options)])
+    return found
+
+
 def load_model(run: str | Path) -> nn.Module:
     """Return the trained model of a run in evaluation mode, on the CPU; nothing but its class is imported.
 
@@ -302,7 +348,9 @@ def load_model(run: str | Path) -> nn.Module:
     """
     found = RunDir.find(str(run), Path())
     config = load_config(found.path / "config.yaml")
-    plan = Plan(config, [], [], only=("model",))
+    plan = Plan(config, [], [], required=("model",), only=("model",))
+    if plan.problems:
+        raise ConfigError(plan.problems)
     model: nn.Module = plan.make("model")
     _load_weights(model, Path(run))
     return model.eval()
@@ -317,10 +365,31 @@ def _load_weights(model: nn.Module, source: Path) -> None:
         weights = load_file(source)
     else:
         weights = checkpoint.load(checkpoint.resolve(source), ["model"])["model"]
+    load_weights(model, weights, str(source))
+
+
+class _Collector(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _collected_logs() -> Iterator[list[logging.LogRecord]]:
+    """Keep what hookline logs in the context, for a log file that is not there yet."""
+    handler = _Collector(logging.INFO)
+    logger = logging.getLogger("hookline")
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    logger.addHandler(handler)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"weights: expected those of {type(model).__name__}, got: {error}.") from error
+        yield handler.records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _set_up(config: Config) -> torch.device:

@@ -35,9 +35,6 @@ class Plan:
         writers: Which of the config's writers.
         required: The keys of targets that must be there.
         only: The keys of the targets that will be built; by default all.
-
-    Raises:
-        ConfigError: With every problem found, in all parts.
     """
 
     def __init__(
@@ -57,12 +54,15 @@ class Plan:
         self._problems += [
             Problem(key, "a mapping such as {target: package.module:Name}", missing=True)
             for key in required
-            if key not in dict(_targets(config))
+            if tuple(key.split(".")) not in config.origins
         ]
         self.hooks = self._plugins(hooks, HOOKS)
         self.writers = self._plugins(writers, WRITERS)
-        if self._problems:
-            raise ConfigError(self._problems)
+
+    @property
+    def problems(self) -> list[Problem | HooklineError]:
+        """What is wrong; nothing may be made while there is any."""
+        return self._problems
 
     def __contains__(self, key: str) -> bool:
         return key in self._makers
@@ -95,7 +95,8 @@ class Plan:
     def _plugins(self, specs: Iterable[PluginSpec], group: str) -> list[PlannedPlugin]:
         planned: list[PlannedPlugin] = []
         for spec in specs:
-            self._collect(lambda spec=spec: planned.append(self._plugin(spec, group)))  # type: ignore[misc]
+            if spec is not None:
+                self._collect(lambda spec=spec: planned.append(self._plugin(spec, group)))  # type: ignore[misc]
         return planned
 
     def _plugin(self, spec: PluginSpec, group: str) -> PlannedPlugin:
@@ -118,7 +119,9 @@ def _targets(config: Config) -> Iterator[tuple[str, Target]]:
     """Yield every target of ``config`` but the trainer, with its key."""
     sections = {"model": config.model, "optimizer": config.optimizer, "schedule": config.schedule}
     yield from ((key, target) for key, target in sections.items() if target is not None)
-    for name, data in config.data.items():
+    for name, data in (config.data or {}).items():
+        if data is None:
+            continue
         yield f"data.{name}", data
         yield from ((f"data.{name}.metrics.{metric}", target) for metric, target in data.metrics.items())
 

@@ -59,7 +59,7 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
 def commands(trainer: DefaultTrainer) -> dict[str, str]:
     """Return the commands that continue the run, and that show what its writers wrote."""
     found = {}
-    if trainer.checkpointer is not None and trainer.status != "created":
+    if trainer.run_dir is not None and (trainer.run_dir / "checkpoints" / "latest").exists():
         is_complete = trainer.status in ("finished", "stopped")
         resume = ["hookline", "train", *_source(trainer), "--resume", _shown(trainer.run_dir)]
         more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
@@ -73,7 +73,8 @@ def commands(trainer: DefaultTrainer) -> dict[str, str]:
 
 def print_summary(trainer: DefaultTrainer, data: Mapping[str, Any]) -> None:
     """Print ``data``, as `summary` returned it: one line a fact, so that commands can be copied."""
-    reason = f" ({data['reason']})" if data["reason"] else ""
+    # The error itself follows on standard error.
+    reason = f" ({data['reason']})" if data["reason"] and data["status"] != "failed" else ""
     lines = [
         ("status", f"{data['status']} at iteration {data['iteration']}{reason}"),
         ("duration", f"{data['duration_s']:.1f} s"),

@@ -109,6 +109,13 @@ def test_generating_is_repeatable_and_leaves_mode_and_random_state_alone(model):
     assert (text[0], len(text)) == ("x", 21)
 
 
+def test_a_low_temperature_keeps_to_the_likeliest_character(char_gpt, model):
+    model.token_embedding.weight.data.mul_(50)  # an untrained model has no preference otherwise
+    likeliest = model.logits(char_gpt.encode("x").long()[None])[0, -1].argmax()
+    assert char_gpt.encode(model.generate("x", 1, temperature=1e-4))[1] == likeliest
+    assert len({model.generate("x", 1, temperature=1e4, seed=seed) for seed in range(20)}) > 5
+
+
 def test_the_corpus_keeps_every_tenth_file_for_evaluation(char_gpt, library):
     def letters(split):
         return set(char_gpt.decode(char_gpt.Corpus(split, context=4).windows.flatten())) - {"\n"}
@@ -127,9 +134,10 @@ def test_a_target_is_the_next_character_and_no_character_is_a_target_twice(char_
 
 def test_a_batch_is_its_samples_stacked(char_gpt, library):
     corpus = char_gpt.Corpus(context=7)
-    batch = corpus.get_batch(torch.tensor([3, 0]))
+    order = torch.arange(len(corpus)).flip(0)
+    batch = corpus.get_batch(order)
     for key, dtype in (("tokens", torch.int64), ("targets", torch.int64)):
-        assert torch.equal(batch[key], torch.stack([corpus[3][key], corpus[0][key]]))
+        assert torch.equal(batch[key], torch.stack([corpus[index][key] for index in order]))
         assert batch[key].dtype == dtype
 
 

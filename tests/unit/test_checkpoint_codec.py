@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from hookline.checkpoint import codec
@@ -42,7 +43,8 @@ def same(left, right):
 def round_trip(state):
     tree, tensors = encode(state)
     assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors.values())
-    return decode(json.loads(json.dumps(tree, allow_nan=False)), tensors)
+    on_disk = safetensors.torch.load(safetensors.torch.save(tensors))
+    return decode(json.loads(json.dumps(tree, allow_nan=False)), on_disk)
 
 
 NEGATIVE_NAN_WITH_PAYLOAD = struct.unpack(">d", bytes.fromhex("fff8000000000abc"))[0]
@@ -93,6 +95,7 @@ PLAIN = [
     {"$": 1, "plain": 2},
     {"$dict": [["k", "v"]]},
     {"\udfff": 1},
+    {"\ud83d\ude00": 1},
     {"__metadata__": 1},
     Counter({"a": 2, 3: 1}),
     OrderedDict([("b", 1), ("a", 2)]),
@@ -192,7 +195,7 @@ def test_non_contiguous_tensors_come_back_with_their_values():
 
 def test_lazily_conjugated_and_negated_tensors_are_stored_as_they_read():
     value = torch.tensor([1 + 2j, 3 - 4j])
-    state = [value.conj(), value.conj().imag, value]
+    state = [value.conj(), value.conj().imag, value, value[:1].conj().imag]
     loaded = round_trip(state)
     assert [tensor.tolist() for tensor in loaded] == [tensor.tolist() for tensor in state]
     assert not any(tensor.is_conj() or tensor.is_neg() for tensor in loaded)
@@ -295,6 +298,7 @@ def test_names_that_collide_or_are_reserved_still_load():
     tree, tensors = encode(state)
     assert "__metadata__" not in tensors
     assert len(tensors) == 7
+    assert len({name.encode() for name in tensors}) == 7
     assert same(decode(tree, tensors), state)
 
 
@@ -475,6 +479,8 @@ RAW = {"w": torch.zeros(32, dtype=torch.uint8)}
         ({"$counter": []}, {}),
         ({"$numpy": ["|O", "0000000000000000"]}, {}),
         ({"$numpy": ["<i8", "00"]}, {}),
+        ({"$numpy": ["S2", "0000"]}, {}),
+        ({"$array": ["w", "S8", [4]]}, RAW),
         ({"$numpy": ["<i4", "0000000000000000"]}, {}),
         ({"$numpy": ["<i99", "00"]}, {}),
         ({"$size": ["a"]}, {}),
@@ -500,6 +506,12 @@ RAW = {"w": torch.zeros(32, dtype=torch.uint8)}
         (object(), {}),
         ({1: 2}, {}),
         (nested(MAX_DEPTH + 1, WRAPS["list"]), {}),
+        (nested(MAX_DEPTH + 1, WRAPS["dict"]), {}),
+        (nested(MAX_DEPTH + 1, lambda s: {"$dict": [[0, s]]}), {}),
+        (nested(MAX_DEPTH + 1, lambda s: {"$tuple": [s]}), {}),
+        ({"$size": [2**70]}, {}),
+        ({"$array": ["w", "<f8", [2**70]]}, RAW),
+        ({"$tensor": ["w", "torch.float64", [2**70], None]}, RAW),
         (nested(900, lambda s: {"$counter": s}), {}),
         (nested(900, lambda s: {"$ordered": [s, None]}), {}),
     ],
@@ -514,6 +526,15 @@ def test_a_reference_to_a_tensor_with_dangerous_strides_allocates_nothing():
     tree = {"$tensor": ["w", None, [2, 3], [2**45, 1]]}
     with pytest.raises(CheckpointError, match="strides"):
         decode(tree, WEIGHT)
+
+
+def test_a_type_that_safetensors_would_change_is_stored_as_its_bytes(monkeypatch):
+    monkeypatch.setattr(safetensors.torch, "load", lambda raw: {"one": torch.zeros(1, dtype=torch.float16)})
+    codec._is_native.cache_clear()
+    tree, tensors = encode(torch.ones(3))
+    codec._is_native.cache_clear()
+    assert tensors["value"].dtype == torch.uint8
+    assert same(decode(tree, tensors), torch.ones(3))
 
 
 def test_neither_side_pickles(monkeypatch):

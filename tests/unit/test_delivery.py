@@ -81,6 +81,9 @@ class Failing:
         self.method, self.numbers, self.count = method, numbers, -1
         self.error = error or OSError("disk full")
 
+    def told(self, events: list[Events]) -> None:
+        self("events")
+
     def __call__(self, method: str) -> None:
         if method == self.method:
             self.count += 1
@@ -223,6 +226,15 @@ def test_writers_are_woken_rarely(monkeypatch):
         eventually(lambda: len(writer.kept) == 64 * 5)
 
 
+def test_a_resumed_run_counts_periods_from_where_it_is(monkeypatch):
+    monkeypatch.setattr(worker_module, "MIN_INTERVAL_S", 1000.0)
+    writer, storage = Memory(), EventStorage(start_iter=10_000)
+    with Delivery(storage, {"a": writer}, RUN):
+        train(storage, 10)
+        time.sleep(0.02)
+        assert writer.kept == []
+
+
 def test_many_waiting_bytes_wake_the_writers(monkeypatch):
     monkeypatch.setattr("hookline.delivery.delivery.INBOX_BYTES", 50_000)
     writer, storage = Memory(), EventStorage()
@@ -284,9 +296,9 @@ def test_close_tells_the_status_once(status):
 def test_an_exception_closes_with_failed_and_is_not_hidden():
     writer, storage = Memory(), EventStorage()
     broken = Journal(Failing("write", ALWAYS))
+    storage.attach(Failing("events", [1], KeyError()).told)
     with pytest.raises(KeyError) as error, Delivery(storage, {"broken": broken, "a": writer}, RUN):
         train(storage, 2)
-        raise KeyError
     assert writer.iterations == [0, 1]
     assert writer.calls[-1] == "close failed"
     assert "disk full" in notes(error.value)[0]
@@ -294,10 +306,11 @@ def test_an_exception_closes_with_failed_and_is_not_hidden():
 
 def test_a_closed_delivery_is_told_no_more():
     writer, storage = Memory(), EventStorage()
-    with Delivery(storage, {"a": writer}, RUN):
+    with Delivery(storage, {"a": writer}, RUN) as delivery:
         train(storage, 1)
     train(storage, 100)
     assert writer.iterations == [0]
+    assert delivery.state_dict()["a"]["pending"] == []
 
 
 def test_a_run_without_writers_is_a_run():
@@ -434,7 +447,7 @@ def test_raise_surfaces_at_the_next_step_and_only_once():
     delivery.state_dict()
     eventually(lambda: "close failed" in bad.calls)
     with pytest.raises(
-        WriterError, match="writers.bad at iteration 0: expected its events to be recorded"
+        WriterError, match=r"writers\.bad at iteration 0: expected its events to be recorded"
     ) as error:
         storage.step()
     assert isinstance(error.value.__cause__, OSError)
@@ -450,7 +463,7 @@ def test_raise_surfaces_when_somebody_waits(at):
     delivery = Delivery(storage, writers, RUN, on_error={"bad": "raise"})
     delivery.open()
     train(storage, 2)
-    with pytest.raises(WriterError, match="writers.bad at iteration 0"):
+    with pytest.raises(WriterError, match=r"writers\.bad at iteration 0"):
         delivery.flush() if at == "flush" else delivery.close("finished")
     delivery.close("failed")
     assert good.iterations == [0, 1]
@@ -679,6 +692,30 @@ def test_a_restored_writer_goes_on_from_its_position_with_what_follows(flushed):
     first.close("failed")
     assert disk.calls[:2] == ["load_state_dict", "open"]
     assert disk.iterations == list(range(17))
+
+
+def pending_state() -> dict[str, Any]:
+    storage = EventStorage()
+    with Delivery(storage, {"a": Memory()}, RUN) as delivery:
+        train(storage, 2)
+        return through_json(delivery.state_dict())
+
+
+def test_what_waited_is_written_as_soon_as_all_are_open():
+    writer = Memory()
+    delivery = Delivery(EventStorage(start_iter=2), {"a": writer}, RUN)
+    delivery.load_state_dict(pending_state())
+    with delivery:
+        eventually(lambda: writer.iterations == [0, 1])
+
+
+def test_what_waited_is_not_written_by_a_run_that_cannot_start():
+    writer, bad = Memory(), Memory(Failing("open", ALWAYS))
+    delivery = Delivery(EventStorage(start_iter=2), {"a": writer, "bad": bad}, RUN)
+    delivery.load_state_dict(pending_state())
+    with pytest.raises(WriterError):
+        delivery.open()
+    assert writer.calls == ["load_state_dict", "open", "close failed"]
 
 
 def test_a_restored_writer_without_a_position_is_told_again_what_followed(blocking):

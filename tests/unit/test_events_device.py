@@ -174,6 +174,17 @@ def test_more_values_than_there_is_room_for_start_a_copy_early(copies):
     ]
 
 
+def test_an_iteration_in_two_copies_waits_for_both(copies):
+    storage = EventStorage(period=1)
+    for index in range(NUM_SLOTS + 1):
+        storage.put_scalar(f"s{index}", on_device(1.0))
+    storage.step()
+    copies.events[1].arrived = True
+    assert storage.step() == []
+    copies.arrive()
+    assert len(storage.step()[0].scalars) == NUM_SLOTS + 1
+
+
 def test_histories_know_a_value_when_it_has_arrived(copies):
     storage = EventStorage()
     storage.put_scalar("a", on_device(1.0))

@@ -150,7 +150,7 @@ class _Encoder:
         if not _NUMPY_TYPE.fullmatch(value.dtype.str):
             self.refuse("a NumPy array of numbers or bool", value.dtype)
         name = self.unused_name()
-        raw = np.array(value, order="C", copy=True).reshape(-1).view(np.uint8)
+        raw = np.array(value, order="C").reshape(-1).view(np.uint8)
         self.tensors[name] = torch.from_numpy(raw)
         return {"$array": [name, value.dtype.str, list(value.shape)]}
 
@@ -281,7 +281,7 @@ class _Decoder:
         if strides is None:
             return value
         span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, strides, strict=True))
-        if min(strides) < 0 or span != value.numel():
+        if span != value.numel():
             raise _Malformed(f"strides {strides} for shape {list(value.shape)}")
         return torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
 

@@ -75,7 +75,7 @@ def train(
 @click.option("--data", multiple=True, help="A key of the config's data; by default all but train.")
 @_reporting
 def evaluate(run: str, overrides: tuple[str, ...], data: tuple[str, ...]) -> None:
-    """Measure the model of a run (its newest checkpoint), or of one checkpoint."""
+    """Measure the model of a run or checkpoint."""
     from hookline.cli import training
 
     training.evaluate(run, overrides, data)
@@ -86,7 +86,7 @@ def evaluate(run: str, overrides: tuple[str, ...], data: tuple[str, ...]) -> Non
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
 @_reporting
 def config(config: str, overrides: tuple[str, ...]) -> None:
-    """Print CONFIG as it is understood: every value, and where it was written."""
+    """Print CONFIG resolved, with origins."""
     from hookline.config import load_config, render
 
     click.echo(render(load_config(config, overrides)), nl=False)

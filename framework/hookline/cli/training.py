@@ -6,15 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from hookline import checkpoint, distributed
-from hookline.config import Config, load_config, resolve_target
+from hookline.config import Config, load_config
 from hookline.console import console, show_logs
-from hookline.default import DefaultTrainer
-from hookline.errors import ConfigError, Problem
+from hookline.default import trainer_class
+from hookline.errors import ConfigError, HooklineError, Problem
 from hookline.rundir import RunDir
 
 __all__ = ["evaluate", "launch", "train"]
@@ -31,8 +30,8 @@ def train(
 ) -> None:
     """Build the trainer that ``config`` describes, and train."""
     show_logs(distributed.rank(), distributed.world_size())
-    parsed = load_config(config, overrides)
-    trainer = _trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
+    parsed = _loaded(config, overrides, plugins)
+    trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
     if weights is not None:
         trainer.load_weights(weights)
     if resume is not None:
@@ -45,11 +44,11 @@ def evaluate(run: str, overrides: Sequence[str], data: Sequence[str]) -> None:
     """Print the metrics of a run's model, as a table and as one JSON line where no person reads."""
     show_logs(distributed.rank(), distributed.world_size())
     found = RunDir.find(run, Path())
-    config = load_config(found.path / "config.yaml", overrides)
+    config = _loaded(found.path / "config.yaml", overrides, plugins=False)
     names = list(data) or [name for name in config.data if name != "train"]
     if not names:
         raise ConfigError([Problem("data", "data besides train to evaluate on", missing=True)])
-    trainer = _trainer_class(config)(config, plugins=False)
+    trainer = trainer_class(config)(config, plugins=False)
     path = checkpoint.resolve(Path(run))
     trainer.load_weights(path)
     results = {f"{name}/{key}": value for name in names for key, value in trainer.evaluate(name).items()}
@@ -69,17 +68,16 @@ def launch(nproc: int) -> None:
     torchrun(["--standalone", f"--nproc-per-node={nproc}", "-m", "hookline", *arguments])
 
 
-def _trainer_class(config: Config) -> type[DefaultTrainer]:
-    """Return the class that the config's ``trainer`` names."""
-    if config.trainer is None:
-        return DefaultTrainer
-    where = config.where("trainer.target")
-    found: Any = resolve_target(config.trainer.target, config.base, where)
-    if not (isinstance(found, type) and issubclass(found, DefaultTrainer)):
-        raise ConfigError([Problem(where, "a subclass of hookline.DefaultTrainer", found)])
-    if config.trainer.options:
-        raise ConfigError([Problem(where, "no options beside target", config.trainer.options)])
-    return found
+def _loaded(config: str | Path, overrides: Sequence[str], plugins: bool) -> Config:
+    """Return the config; what is wrong with what it names is reported together with all else."""
+
+    def also(found: Config) -> Sequence[Problem | HooklineError]:
+        try:
+            return trainer_class(found).planned(found, plugins).problems
+        except ConfigError as error:
+            return error.problems
+
+    return load_config(config, overrides, also=also)
 
 
 def _show(path: Path, results: dict[str, float]) -> None:

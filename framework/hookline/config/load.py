@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,12 @@ from hookline.errors import ConfigError, HooklineError, Problem
 __all__ = ["load_config"]
 
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    also: Callable[[Config], Sequence[Problem | HooklineError]] | None = None,
+) -> Config:
     """Return the checked config of a YAML file or a mapping, with ``overrides`` applied left to right.
 
     Nothing is imported: targets and the options of plugins are checked when they are resolved.
@@ -27,6 +32,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         source: Path of a YAML file, or the same as plain data. Relative targets of a mapping are looked
             up in the current folder.
         overrides: Such as ``train.max_iter=500``; see `hookline.config.overrides`.
+        also: Further checks, whose problems are reported with the others. In the config that they are
+            given, a section that is wrong in itself may be None.
 
     Raises:
         ConfigError: With every problem found, each with its origin.
@@ -56,8 +63,11 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         "origins": known,
     }
     config, found = build(root, known, **about)
-    if problems or found:
-        raise ConfigError([*problems, *found])
+    problems += found
+    if also is not None and config is not None:
+        problems += also(config)
+    if problems:
+        raise ConfigError(problems)
     known.update(_defaults(config, known))
     return cast(Config, config)
 
@@ -73,7 +83,8 @@ def _name_instances(root: Node) -> list[Problem | HooklineError]:
 
 
 def _defaults(config: Config, known: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
-    """Return the origin of each value that was filled in."""
+    """Return the origin of each value that was filled in; the items of a list never are."""
     tree = tagged(config.to_dict(), "default")
     _name_instances(tree)
-    return {path: origin for path, origin in origins(tree) if path not in known}
+    found = ((path, origin) for path, origin in origins(tree) if path not in known)
+    return {path: origin for path, origin in found if not path[-1].isdecimal()}

@@ -233,7 +233,7 @@ class Config:
             sections[name] = [_listed(spec, base) for spec in getattr(self, name)]
         enabled = {hook.name for hook in self.hooks}
         sections["hooks"][:0] = [{name: False} for name in DEFAULT_HOOKS if name not in enabled]
-        return {name: value for name, value in sections.items() if value is not None}
+        return {name: value for name, value in sections.items() if value not in (None, {})}
 
 
 def _plain(value: Any, base: Path | None, skip: str = "") -> Any:

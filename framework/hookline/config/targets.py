@@ -119,7 +119,7 @@ def _import_failed(where: str, target: str, error: BaseException, path: str = ""
         place = f"{error.filename}:{error.lineno}"
     fix = ""
     if isinstance(error, ModuleNotFoundError):
-        fix = f"Install what holds {error.name!r}; if it is a file of yours, put its folder on PYTHONPATH"
+        fix = f"Install what holds {error.name!r}; for a file of yours, put its folder on PYTHONPATH"
     got = f"{type(error).__name__}: {error}"
     return wrong("", where, f"{target} to import without an error", got, f"It was raised at {place}", fix)
 
@@ -138,7 +138,7 @@ def _attribute(module: ModuleType, name: str, where: str, target: str) -> Any:
 
 
 def _public_names(value: Any, defined_in: str | None) -> Iterator[str]:
-    """Yield the names of classes and functions in ``value``, with ``defined_in`` only those of that module."""
+    """Yield the names of classes and functions in ``value``, or only of those ``defined_in`` a module."""
     for name, item in getattr(value, "__dict__", {}).items():
         is_own = defined_in in (None, getattr(item, "__module__", None))
         if is_own and callable(item) and not name.startswith("_"):

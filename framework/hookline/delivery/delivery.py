@@ -160,6 +160,7 @@ class Delivery:
         errors: list[Exception] = []
         acts = (
             self.storage.drain,
+            lambda: self.storage.detach(self._on_step),
             self._hand_over,
             lambda: self._close_writers(status, deliver=True),
             self._raise_error,
@@ -169,7 +170,6 @@ class Delivery:
                 act()
             except Exception as error:
                 errors.append(error)
-        self.storage.detach(self._on_step)
         for also in [*errors[1:], *self._errors]:
             logger.error("while closing the writers, also: %s", also)
         if errors:

@@ -181,14 +181,8 @@ class Worker:
                 self._make_room()
             self._last_iteration = events[-1].iteration
             if self._gap is not None:
-                first = self._gap.first_iteration if self._gap.num_events else events[0].iteration
                 num_events = self._gap.num_events + len(events)
-                self._gap = replace(
-                    self._gap,
-                    first_iteration=first,
-                    last_iteration=self._last_iteration,
-                    num_events=num_events,
-                )
+                self._gap = replace(self._gap, last_iteration=self._last_iteration, num_events=num_events)
                 return
             self._pending.extend(events)
             self._pending_bytes += size

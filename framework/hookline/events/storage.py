@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +11,13 @@ from threading import RLock
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from hookline.errors import Problem, RunError
 from hookline.events import convert
-from hookline.events.device import Batch, DeviceQueue
+from hookline.events.device import DeviceQueue
 from hookline.events.history import History
+from hookline.events.iteration import Record
 from hookline.events.records import Events, Scalar
 
 __all__ = ["EventStorage", "get_event_storage"]
@@ -51,48 +49,13 @@ def get_event_storage() -> EventStorage:
     return entry[0]
 
 
-class _Record:
-    """One iteration: being measured, or sealed and waiting for values from a device."""
-
-    __slots__ = ("arrays", "batch", "hparams", "iteration", "puts", "reads", "scalars", "texts", "time_s")
-
-    def __init__(self) -> None:
-        self.iteration = 0
-        self.time_s = 0.0
-        self.scalars: dict[str, Scalar] = {}
-        self.arrays: dict[str, dict[str, Any]] = {"image": {}, "histogram": {}}
-        self.texts: dict[str, str] = {}
-        self.hparams: dict[str, bool | int | float | str] = {}
-        # All values of a scalar that was put more than once, or from a device.
-        self.puts: dict[str, list[float]] = {}
-        self.reads: list[tuple[str, str, Callable[[], Any]]] = []
-        self.batch: Batch | None = None
-
-    def events(self) -> Events:
-        """Return what was measured; every value must have arrived."""
-        arrays = self.arrays
-        return Events(
-            self.iteration,
-            self.time_s,
-            self.scalars,
-            arrays["image"],
-            arrays["histogram"],
-            self.texts,
-            self.hparams,
-        )
-
-    def is_empty(self) -> bool:
-        """Return whether nothing was put."""
-        return not (self.scalars or self.texts or self.hparams or any(self.arrays.values()))
-
-
 class EventStorage:
     """Holds what is measured, by iteration; the current one inside its ``with``.
 
     Values may be numbers or tensors. A tensor that is not on the CPU is taken without reading it: its value
     arrives some iterations later, under the iteration it was put in, and training never waits.
 
-    Several threads may put; ``step`` and what follows it belong to the thread that trains.
+    Several threads may put; all else, ``name_scope`` and ``step`` above all, belongs to the one that trains.
 
     Args:
         start_iter: The first iteration.
@@ -106,8 +69,8 @@ class EventStorage:
         self.arrived_iter = start_iter
         """Every iteration below this one is complete on the host."""
         self._period = period
-        self._open = _Record()
-        self._sealed: deque[_Record] = deque()
+        self._open = Record()
+        self._sealed: deque[Record] = deque()
         self._queue = DeviceQueue()
         self._histories: dict[str, History] = {}
         self._hints: dict[str, bool] = {}
@@ -308,11 +271,10 @@ class EventStorage:
             self._open.iteration = self.iter
             if self._open.batch is not None:
                 self._open.batch.wait()
-            self._finish(self._open)
+                self._finish(self._open)
             return {
                 "iter": self.iter,
-                "open": self._open.events().to_state(),
-                "puts": {name: list(values) for name, values in self._open.puts.items()},
+                "open": self._open.to_state(),
                 "histories": {name: history.state_dict() for name, history in self._histories.items()},
                 "hints": dict(self._hints),
             }
@@ -322,15 +284,7 @@ class EventStorage:
         with self._lock:
             self._sealed.clear()
             self.iter = self.arrived_iter = state["iter"]
-            self._open = _Record()
-            events = Events.from_state(state["open"])
-            self._open.scalars, self._open.texts, self._open.hparams = (
-                events.scalars,
-                events.texts,
-                events.hparams,
-            )
-            self._open.arrays = {"image": events.images, "histogram": events.histograms}
-            self._open.puts = {name: list(values) for name, values in state["puts"].items()}
+            self._open = Record.from_state(state["open"])
             self._histories = {name: History() for name in state["histories"]}
             for name, history in self._histories.items():
                 history.load_state_dict(state["histories"][name])
@@ -366,37 +320,26 @@ class EventStorage:
             key = self._key(name, "scalar")
         self._hints[key] = smoothing_hint
         record = self._open
-        before = record.scalars.get(key)
-        if before is not None or isinstance(number, Tensor):
-            number = self._put_again(key, before, number)
-        record.scalars[key] = Scalar(number, smoothing_hint, volatile)
-        if key in record.puts and not record.puts[key]:
+        if isinstance(number, Tensor):
+            read = self._queue.put_value(number)
+            record.put_later(key, smoothing_hint, volatile)
+            record.expect("scalar", key, read, self._queue.batch)
             return
+        if key in record.scalars:
+            number = record.put_again(key, number)
+        record.scalars[key] = Scalar(number, smoothing_hint, volatile)
         if history is None:
             history = self._histories[key] = History()
         history.update(number, self.iter)
 
-    def _put_again(self, key: str, before: Scalar | None, number: float | Tensor) -> float:
-        """Keep one more value of a scalar, be it still to come; return the mean of those that are there."""
-        record = self._open
-        puts = record.puts.setdefault(key, [] if before is None else [before.value])
-        if isinstance(number, Tensor):
-            record.reads.append(("scalar", key, self._queue.put_value(number)))
-            record.batch = self._queue.batch
-        else:
-            puts.append(number)
-        return _mean(puts)
-
     def _put_array(self, kind: str, key: str, tensor: Tensor) -> None:
-        record = self._open
         if tensor.is_cpu:
-            record.arrays[kind][key] = _FINISH[kind](tensor.numpy())
+            self._open.put_array(kind, key, tensor.numpy())
         else:
-            record.reads.append((kind, key, self._queue.put_array(tensor)))
-            record.batch = self._queue.batch
+            self._open.expect(kind, key, self._queue.put_array(tensor), self._queue.batch)
 
     def _seal(self) -> None:
-        record, self._open = self._open, _Record()
+        record, self._open = self._open, Record()
         record.iteration, record.time_s = self.iter, time.time()
         self._sealed.append(record)
 
@@ -405,24 +348,16 @@ class EventStorage:
         arrived = []
         while self._sealed and (self._sealed[0].batch is None or self._sealed[0].batch.is_ready()):
             record = self._sealed.popleft()
-            if record.reads:
+            if record.batch is not None:
                 self._finish(record)
             self.arrived_iter = record.iteration + 1
             if not record.is_empty():
                 arrived.append(record.events())
         return arrived
 
-    def _finish(self, record: _Record) -> None:
-        """Read what ``record`` has on a device; its copy must have arrived."""
-        for kind, key, read in record.reads:
-            if kind == "scalar":
-                record.puts[key].append(read())
-                number = _mean(record.puts[key])
-                record.scalars[key] = record.scalars[key]._replace(value=number)
-                self._histories.setdefault(key, History()).update(number, record.iteration)
-            else:
-                record.arrays[kind][key] = _FINISH[kind](read())
-        record.reads, record.batch = [], None
+    def _finish(self, record: Record) -> None:
+        for key, number in record.finish().items():
+            self._histories.setdefault(key, History()).update(number, record.iteration)
 
     def _tell(self, arrived: list[Events]) -> None:
         """Give every reader the events, whatever another one raises; raise the first error then."""
@@ -440,14 +375,3 @@ class EventStorage:
             return value
         history = self._histories[name]
         return history.median(history.count_since(iteration - window + 1))
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def _image(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return array.astype(np.uint8, copy=False)
-
-
-_FINISH: dict[str, Callable[[npt.NDArray[Any]], Any]] = {"image": _image, "histogram": convert.histogram}

@@ -8,6 +8,7 @@ from typing import Any
 from hookline.config import Period, is_due
 from hookline.errors import PluginError
 from hookline.hookspecs import HookBase
+from hookline.trainer import SimpleTrainer
 
 __all__ = ["Evaluate"]
 
@@ -30,11 +31,7 @@ class Evaluate(HookBase):
 
     def before_train(self) -> None:
         """Offer the evaluation to the trainer."""
-        if not hasattr(self.trainer, "evaluate"):
-            raise PluginError(
-                f"{self.name}: expected a trainer with a method 'evaluate', "
-                f"got {type(self.trainer).__name__}. Write one, or remove the hook."
-            )
+        self._simple_trainer().eval_data(self.data)  # what is missing is missed now, not after hours
         self.trainer.evaluations[self.name] = self.evaluate
 
     def after_step(self) -> None:
@@ -45,5 +42,13 @@ class Evaluate(HookBase):
     def evaluate(self) -> Mapping[str, float]:
         """Return the metrics, by full name."""
         prefix = self.data if isinstance(self.data, str) else "eval"
-        metrics = self.trainer.evaluate(self.data)  # type: ignore[attr-defined]
+        metrics = self._simple_trainer().evaluate(self.data)
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+    def _simple_trainer(self) -> SimpleTrainer:
+        if not isinstance(self.trainer, SimpleTrainer):
+            raise PluginError(
+                f"{self.name}: expected a SimpleTrainer, got {type(self.trainer).__name__}. "
+                "Put a function of your own into trainer.evaluations, or remove the hook."
+            )
+        return self.trainer

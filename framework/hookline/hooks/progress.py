@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import perf_counter
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from hookline import distributed
 from hookline.config import Period, is_due
@@ -39,10 +40,13 @@ class Progress(HookBase):
         self._start = perf_counter()
         self._evaluated = ""
         if distributed.is_main() and console().is_terminal:
+            whole = Column(no_wrap=True)  # on a narrow terminal it is the bar that shrinks
             self._bar = Bar(
-                TextColumn("iter"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[text]}"),
+                TextColumn("iter {task.completed:.0f}/{task.total:.0f}", table_column=whole),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[text]}", table_column=whole),
                 console=console(),
-            )  # fmt: skip
+            )
             self._task = self._bar.add_task(
                 "train", total=self.trainer.max_iter, completed=self.trainer.start_iter, text=""
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +18,7 @@ from hookline.events import Events
 from hookline.kernel import StepKernel
 from hookline.trainer.base import TrainerBase
 
-__all__ = ["SimpleTrainer"]
+__all__ = ["SimpleTrainer", "load_weights"]
 
 _log = logging.getLogger(__name__)
 
@@ -97,13 +97,26 @@ class SimpleTrainer(TrainerBase):
         self._batches = None
         self.data_loader = build()
 
+    def eval_data(self, data: Any) -> Iterable[Any]:
+        """Return the batches that ``data`` means: here, ``data`` itself.
+
+        Raises:
+            RunError: If it is a name, which only a trainer with a config knows.
+        """
+        if isinstance(data, str):
+            raise RunError(
+                f"evaluate: expected batches, got the name {data!r}. Only DefaultTrainer has names."
+            )
+        batches: Iterable[Any] = data
+        return batches
+
     def evaluate(
         self, data: Iterable[Any], metrics: Mapping[str, Any] | None = None, max_batches: int = 0
     ) -> dict[str, float]:
         """Return the mean losses and ``metrics`` of the model on ``data``, by flat name; see `evaluate`."""
         return evaluate(
             self.model,
-            data,
+            self.eval_data(data),
             metrics or {},
             device=self.device,
             precision=self.precision,
@@ -150,13 +163,13 @@ class SimpleTrainer(TrainerBase):
         Raises:
             CheckpointError: If it is the state of another model, optimizer or loader.
         """
+        load_weights(self.model, state["model"], "checkpoint")
         try:
-            self.model.load_state_dict(state["model"])
             self._load_optimizer(state["optimizer"], state["trainer"]["configured"])
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:
             raise CheckpointError(
-                f"checkpoint: expected the state of this model and optimizer, got: {error}. "
-                "Use the config it was saved with; '--weights' loads only the weights that fit."
+                f"checkpoint: expected the state of this optimizer, got: {error}. "
+                "Use the config it was saved with, or --weights, which loads the model alone."
             ) from error
         self.kernel.load_state_dict(state["kernel"])
         self._num_skipped = state["trainer"]["num_skipped"]
@@ -191,6 +204,35 @@ class SimpleTrainer(TrainerBase):
                 group["lr"] *= changed["lr"] / before["lr"]
                 group["initial_lr"] = changed.pop("lr")
             group.update(changed)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Load ``weights`` into ``model``: all of them, each of the shape it has there, or nothing.
+
+    Raises:
+        CheckpointError: With the names that are missing, too many or of another shape.
+    """
+    own = model.state_dict()
+    differing = {
+        "missing": own.keys() - weights.keys(),
+        "unknown": weights.keys() - own.keys(),
+        "of another shape": {
+            name
+            for name in own.keys() & weights.keys()
+            if isinstance(own[name], torch.Tensor) and own[name].shape != weights[name].shape
+        },
+    }
+    found = [f"{len(names)} {what} ({_listed(names)})" for what, names in differing.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{where}: expected the weights of {type(model).__name__}, got {', '.join(found)}. "
+            "Use the model they were saved from."
+        )
+    model.load_state_dict(dict(weights))
+
+
+def _listed(names: Collection[str], limit: int = 3) -> str:
+    return ", ".join(sorted(names)[:limit]) + (", …" if len(names) > limit else "")
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

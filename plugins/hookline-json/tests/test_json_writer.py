@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hookline_json import JSONWriter
 
 from hookline import Delivery, Events, EventStorage, Run, RunError, Scalar, WriterError
+from hookline_json import JSONWriter
 
 
 def run_in(path: Path, period: int = 5) -> Run:
@@ -182,7 +182,14 @@ def test_files_that_changed_before_the_position_are_refused(tmp_path, name, dama
         path.write_bytes(text[:-1] if damage == "cut" else text.replace(b"1", b"7", 1))
     writer = JSONWriter()
     writer.load_state_dict(position)
-    with pytest.raises(RunError, match=f"{name}: expected .*{position[Path(name).stem]['size_bytes']} bytes"):
+    rule = (
+        "first {} bytes as they were written"
+        if damage == "edited"
+        else "the {} bytes that the checkpoint knows of"
+    )
+    with pytest.raises(
+        RunError, match=f"{name}: expected .*{rule}".format(position[Path(name).stem]["size_bytes"])
+    ):
         writer.open(run_in(tmp_path))
     writer.close("failed")
     if damage == "edited":
@@ -195,6 +202,23 @@ def test_a_run_that_starts_over_keeps_what_was_there(tmp_path):
     got = {path.name: lines_of(path)[0]["a"] for path in tmp_path.glob("metrics*")}
     assert got == {"metrics.orphaned-1.jsonl": 0.0, "metrics.orphaned-2.jsonl": 1.0, "metrics.jsonl": 2.0}
     assert [path.name for path in tmp_path.glob("timings*")] == ["timings.jsonl"]
+
+
+def test_opening_again_frees_what_the_last_one_held(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(
+        os, "close", lambda descriptor, close=os.close: (closed.append(descriptor), close(descriptor))
+    )
+    position = write(tmp_path, [scalars(0, a=1.0)])
+    del closed[:]
+    writer = JSONWriter()
+    for _ in range(2):
+        writer.load_state_dict(position)
+        writer.open(run_in(tmp_path))
+    writer.close("finished")
+    writer.close("finished")
+    # Two files and their directory twice, at each of two opens.
+    assert len(closed) == 2 * (2 + 2)
 
 
 def test_a_position_is_that_of_the_files(tmp_path):
