@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from hookline_json import JSONWriter
 from torch import nn
 
 from hookline import Delivery, EventStorage, Loader, Run, StepKernel
+from hookline_json import JSONWriter
 
 
 class Line(nn.Module):

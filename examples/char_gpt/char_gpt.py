@@ -21,8 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hookline.errors import ConfigError, Problem
-from hookline.hookspecs import HookBase
+from hookline import ConfigError, HookBase, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         HooklineError,
         NonFiniteError,
         PluginError,
+        Problem,
         RunError,
         WriterError,
     )
@@ -48,6 +49,7 @@ _ROOMS = {
         "HooklineError",
         "NonFiniteError",
         "PluginError",
+        "Problem",
         "RunError",
         "WriterError",
     ),
@@ -79,6 +81,7 @@ __all__ = [
     "Period",
     "PeriodReducer",
     "PluginError",
+    "Problem",
     "Run",
     "RunError",
     "Scalar",

@@ -20,7 +20,7 @@ from hookline import checkpoint, distributed, report
 from hookline.config import Config, load_config, resolve_target, to_iterations, to_yaml
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader
-from hookline.errors import CheckpointError, ConfigError, Problem
+from hookline.errors import CheckpointError, ConfigError, PluginError, Problem, RunError
 from hookline.events import EventWriter
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.plan import Plan, PlannedPlugin
@@ -112,11 +112,20 @@ class DefaultTrainer(SimpleTrainer):
     def build_hooks(self) -> None:
         """Register the config's hooks, in its order."""
         for plan in self.plan.hooks:
-            self.register_hook(plan.loaded.make(self._resolved(plan)), plan.name, plan.loaded.source)
+            self.register_hook(plan.make(**self._lengths(plan)), plan.name, plan.loaded.source)
 
     def build_writers(self) -> Mapping[str, EventWriter]:
         """Return the config's writers by instance name."""
-        return {plan.name: plan.loaded.make(self._resolved(plan)) for plan in self.plan.writers}
+        writers = {plan.name: plan.make(**self._lengths(plan)) for plan in self.plan.writers}
+        for plan in self.plan.writers:
+            writer = writers[plan.name]
+            if not isinstance(writer, EventWriter):
+                where, kind = self.config.where(f"writers.{plan.name}"), type(writer).__name__
+                raise PluginError(
+                    f"{where}: expected an EventWriter, got a {kind} from {plan.loaded.source}. "
+                    "Hooks belong into the list 'hooks'."
+                )
+        return writers
 
     def evaluate(
         self,
@@ -146,9 +155,13 @@ class DefaultTrainer(SimpleTrainer):
         """
         first = self._next_iter if start_iter is None else start_iter
         last = self.max_iter if max_iter is None else max_iter
+        if first >= last:
+            where = self.config.where("train.max_iter")
+            raise RunError(f"{where}: expected more than the {first} iterations done, got {last}. Raise it.")
         run = self._open_run()
         start = perf_counter()
         with ExitStack() as stack:
+            stack.enter_context(self._interrupts)  # until the run's files say how it ended
             log = stack.enter_context(attach_log(run, distributed.rank()))
             while self._early_records:  # what was said before there was a file to say it in
                 log.handle(self._early_records.pop(0))
@@ -276,11 +289,12 @@ class DefaultTrainer(SimpleTrainer):
         iterations = to_iterations(length, per_epoch, self.config.where(key))
         return min(iterations, _SMOKE_ITERS) if self.smoke and key == "train.max_iter" else iterations
 
-    def _resolved(self, plan: PlannedPlugin) -> dict[str, Any]:
-        """Return a plugin's options with lengths in iterations."""
+    def _lengths(self, plan: PlannedPlugin) -> dict[str, int]:
+        """Return those of a plugin's options that are in epochs, in iterations."""
         return {
-            name: self._iterations(f"hooks.{plan.name}.{name}", value) if isinstance(value, Epochs) else value
+            name: self._iterations(f"hooks.{plan.name}.{name}", value)
             for name, value in plan.options.items()
+            if isinstance(value, Epochs)
         }
 
     def _open_run(self) -> RunDir:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
-from collections.abc import Mapping
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from hookline.errors import RunError
+from hookline.errors import HooklineError, RunError, add_note
 
 __all__ = [
+    "RankError",
     "any_rank",
     "broadcast",
+    "first_failure",
     "gather",
     "is_main",
     "join",
@@ -22,10 +30,32 @@ __all__ = [
     "local_rank",
     "rank",
     "reduce_metrics",
+    "share",
+    "together",
     "world_size",
 ]
 
-_TIMEOUT = timedelta(minutes=10)
+_TIMEOUT = timedelta(minutes=30)  # Others wait so long for a rank that evaluates or saves.
+_FAILURE = "hookline/failure"  # In the store: rank, exit code and message of the first failure.
+_FAILURE_TIMEOUT = timedelta(seconds=5)
+_MAIN_SPEAKS_FIRST_S = 1.0
+_PR_SET_PDEATHSIG = 1  # Source: prctl(2).
+
+_store: Any = None  # a torch.distributed.Store; torch hides the name from type checkers
+
+
+class RankError(RunError):
+    """Another rank failed first, and this one could not go on without it.
+
+    Args:
+        rank: The rank that failed.
+        cause: The type and message of its exception.
+        exit_code: The exit code that goes with it.
+    """
+
+    def __init__(self, rank: int, cause: str, exit_code: int) -> None:
+        self.rank, self.cause, self.exit_code = rank, cause, exit_code
+        super().__init__(f"rank {rank} failed, and this one with it: {cause}")
 
 
 def rank() -> int:
@@ -51,6 +81,8 @@ def is_main() -> bool:
 def join(device: torch.device) -> None:
     """Join the processes that ``torchrun`` started; alone, or when that is done, do nothing.
 
+    From here on this process is sent SIGTERM when its launcher dies: nobody else would end it.
+
     Raises:
         RunError: If the others cannot be reached.
     """
@@ -58,21 +90,69 @@ def join(device: torch.device) -> None:
         return
     try:
         # Gloo carries what hosts tell each other, NCCL what GPUs hold: neither waits for the other.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=_connected(_TIMEOUT),
+            rank=rank(),
+            world_size=world_size(),
+            timeout=_TIMEOUT,
+        )
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"rank {rank()}: expected to join {world_size()} processes, got: {error}. "
             "Start them with torchrun, or with 'hookline train --nproc N'."
         ) from error
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave() -> None:
     """Leave the other processes after a run that ended well.
 
-    After a failure a process must not: the others may be in a collective, and it is its death that frees them.
+    After a failure a process must not: the others may be in a collective, which only its death ends.
     """
     if _active():
         dist.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Make a command's ranks end as one: they leave each other, or one of them tells of the failure for all.
+
+    Raises:
+        SystemExit: In place of an exception that another rank tells of, with the exit code that goes with it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world_size() > 1:
+            # The launcher ends all when it misses one, but what is to be told must still be told.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            first = _first_word(error)
+            if first.rank != rank() and (_follows(error) or first.cause == _cause(error)):
+                sys.exit(first.exit_code)
+            if not is_main():
+                add_note(error, f"On rank {rank()}.")
+        raise
+    except BaseException:  # A signal paused all of them.
+        leave()
+        raise
+    else:
+        leave()
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """Leave word to the other ranks that ``error`` ends this one; return what is really to blame.
+
+    That is ``error``, unless another rank failed first and it may be no more than that rank's silence.
+    """
+    if world_size() == 1 or isinstance(error, RankError):
+        return error
+    first = _first_word(error)
+    if first.rank == rank() or not _follows(error):
+        return error
+    first.__cause__ = error
+    return first
 
 
 def gather(value: Any) -> list[Any]:
@@ -102,6 +182,13 @@ def any_rank(value: int) -> int:
     return int(largest)
 
 
+def share(tensors: Iterable[torch.Tensor]) -> None:
+    """Give ``tensors`` the values that rank 0 has; their device is not waited for."""
+    if _active():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
+
+
 def reduce_metrics(
     means: Mapping[str, torch.Tensor], maxima: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
@@ -120,10 +207,47 @@ def reduce_metrics(
         [value.detach().to(device, torch.float64) for value in (*means.values(), *maxima.values())]
     )
     all_RN = values_N.new_empty((world_size(), len(values_N)))
-    dist.all_gather_into_tensor(all_RN, values_N)
+    dist.all_gather(list(all_RN.unbind()), values_N)
     reduced_N = torch.cat([all_RN[:, : len(means)].mean(0), all_RN[:, len(means) :].amax(0)])
     return dict(zip((*means, *maxima), reduced_N, strict=True))
 
 
 def _active() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _connected(timeout: timedelta) -> Any:
+    """Return the store in which ranks can leave word also when they are not in a collective."""
+    from torch.distributed.rendezvous import rendezvous
+
+    global _store
+    if _store is None:
+        _store, _, _ = next(rendezvous("env://", timeout=timeout))
+    return _store
+
+
+def _first_word(error: BaseException) -> RankError:
+    """Return what the rank that failed first says; that is this one if no other did before."""
+    mine = rank(), _cause(error), getattr(error, "exit_code", 1)
+    try:
+        store = _connected(_FAILURE_TIMEOUT)
+        store.set_timeout(_FAILURE_TIMEOUT)
+        deadline = time.monotonic() + _MAIN_SPEAKS_FIRST_S
+        # What was asked for wrongly is wrong for every rank alike: then it is rank 0 that says so.
+        while isinstance(error, HooklineError) and not is_main() and time.monotonic() < deadline:
+            if store.check([_FAILURE]):
+                break
+            time.sleep(0.02)
+        return RankError(*json.loads(store.compare_set(_FAILURE, "", json.dumps(mine))))
+    except (RuntimeError, ValueError):  # There is no store, or it has ended with rank 0.
+        return RankError(*mine)
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _follows(error: BaseException) -> bool:
+    """Return whether ``error`` may be what a rank gets to see of another one's failure."""
+    # A collective with a rank that is gone raises a RuntimeError, and says little more.
+    return isinstance(error, (RuntimeError, RankError))

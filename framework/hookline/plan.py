@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,21 @@ class PlannedPlugin:
     name: str
     loaded: LoadedPlugin
     options: Mapping[str, Any]
+
+    def make(self, **resolved: Any) -> Any:
+        """Return the plugin, built with its options, of which ``resolved`` replaces some.
+
+        Raises:
+            PluginError: If it cannot be built.
+        """
+        try:
+            return self.loaded.make({**self.options, **resolved})
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            raise PluginError(
+                f"{self.name} ({self.loaded.source}): expected a plugin that can be built, got "
+                f"{type(error).__name__}: {error}. It was raised at {at.filename}:{at.lineno}."
+            ) from error
 
 
 class Plan:

@@ -509,7 +509,6 @@ RAW = {"w": torch.zeros(32, dtype=torch.uint8)}
         (nested(MAX_DEPTH + 1, WRAPS["dict"]), {}),
         (nested(MAX_DEPTH + 1, lambda s: {"$dict": [[0, s]]}), {}),
         (nested(MAX_DEPTH + 1, lambda s: {"$tuple": [s]}), {}),
-        ({"$size": [2**70]}, {}),
         ({"$array": ["w", "<f8", [2**70]]}, RAW),
         ({"$tensor": ["w", "torch.float64", [2**70], None]}, RAW),
         (nested(900, lambda s: {"$counter": s}), {}),

@@ -796,6 +796,23 @@ class TestCutShort:
         assert messages == []
         assert ".old-" in found.name
 
+    def test_a_save_that_cannot_take_its_name_puts_the_old_one_back(self, root, monkeypatch):
+        save(root, 1, state_of(1))
+        with monkeypatch.context() as patch:
+            real, calls = os.rename, []
+
+            def rename(source, target):
+                calls.append(target)
+                if len(calls) == 2:
+                    raise OSError(errno.EIO, "Input/output error")
+                real(source, target)
+
+            patch.setattr(os, "rename", rename)
+            with pytest.raises(CheckpointError, match="Input/output error"):
+                save(root, 1, state_of(7))
+        assert names_in(root) == ["iter_0000001", "latest"]
+        assert_holds(root / "iter_0000001", 1)
+
     def test_an_old_one_is_kept_while_its_successor_is_damaged(self, root):
         path = save(root, 1, state_of(1))
         shutil.copytree(path, root / "iter_0000001.old-0123abcd")
@@ -826,9 +843,10 @@ class TestCutShort:
         (root / "iter_0000001").mkdir()
         (root / "iter_0000002").touch()
         (root / "iter_0000003").symlink_to(tmp_path)
-        for iteration in (1, 2, 3):
+        (root / "iter_0000004").symlink_to(tmp_path / "nowhere")
+        for iteration in (1, 2, 3, 4):
             assert_holds(save(root, iteration, state_of(iteration)), iteration)
-        assert names_in(root) == ["iter_0000001", "iter_0000002", "iter_0000003", "latest"]
+        assert names_in(root) == [*(f"iter_000000{iteration}" for iteration in (1, 2, 3, 4)), "latest"]
         assert tmp_path.exists()
 
 

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
+from tests.conftest import Line, points
 
 from hookline import EventWriter, HookBase, PluginError, Run, RunError, hooks, schedules
 from hookline.plugins import lint
-from tests.conftest import Line, points
 
 
 class Measure(HookBase):
@@ -78,7 +78,10 @@ def test_a_torch_scheduler_is_stepped_once_an_iteration(make_trainer):
     trainer = make_trainer(lr=1.0)
     scheduler = torch.optim.lr_scheduler.StepLR(trainer.optimizer, step_size=2, gamma=0.1)
     trainer.register_hooks(
-        [hooks.Schedule(scheduler), hooks.Callback(after_step=lambda t: seen.append(t.storage.latest()["lr"][0]))]
+        [
+            hooks.Schedule(scheduler),
+            hooks.Callback(after_step=lambda t: seen.append(t.storage.latest()["lr"][0])),
+        ]
     )
     trainer.train(0, 4)
     assert seen == pytest.approx([1.0, 1.0, 0.1, 0.1])
@@ -155,7 +158,9 @@ def test_best_checkpoint_alone_asks_for_the_checkpoint_hook(make_trainer):
 
 def test_a_metric_that_the_evaluation_does_not_measure_is_named(make_trainer):
     trainer = make_trainer(hooks.EarlyStopping("eval/scor"), Measure(1.0))
-    with pytest.raises(PluginError, match=r"got 'eval/scor'. Measured: eval/score. Did you mean 'eval/score'\?"):
+    with pytest.raises(
+        PluginError, match=r"got 'eval/scor'. Measured: eval/score. Did you mean 'eval/score'\?"
+    ):
         trainer.train(0, 1)
 
 

@@ -154,7 +154,7 @@ TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 class TestEqualsAPlainLoop:
     @every_optimizer
     @pytest.mark.parametrize("accumulate", [1, 3])
-    @pytest.mark.parametrize("clip_norm", [0.0, 0.3])
+    @pytest.mark.parametrize("clip_norm", [0.0, 0.3, 50.0])  # Never, always, allowed but not needed.
     def test_float64_to_1e_12_of_one_big_batch(self, name, accumulate, clip_norm):
         (model, optimizer), (other, reference) = twins(name, dtype=torch.float64)
         kernel = StepKernel(model, optimizer, accumulate=accumulate, clip_norm=clip_norm)

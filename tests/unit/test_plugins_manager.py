@@ -67,7 +67,9 @@ def test_names_that_are_absent_do_not_bind():
 
 
 def test_a_contradiction_names_the_cycle():
-    with pytest.raises(PluginError, match="a must come before b must come before a|b must come before a must"):
+    with pytest.raises(
+        PluginError, match="a must come before b must come before a|b must come before a must"
+    ):
         call_order(["a", "b"], before={"a": ("b",), "b": ("a",)}, after={})
 
 
@@ -110,7 +112,12 @@ def test_call_equals_pluggys_own_call_for_every_hook(hook):
         exec(text, scope)
         return type("Wrapper", (HookBase,), {hook: hookimpl(wrapper=True)(scope[hook])})()
 
-    for name, marks in {"l": {"trylast": True}, "a": {}, "f": {"tryfirst": True}, "m": {"trylast": True}}.items():
+    for name, marks in {
+        "l": {"trylast": True},
+        "a": {},
+        "f": {"tryfirst": True},
+        "m": {"trylast": True},
+    }.items():
         manager.add(make(name, **marks), name)
     manager.add(wrapper(), "w1")
     manager.add(wrapper(), "w2")

@@ -312,14 +312,16 @@ def test_what_after_train_puts_is_sealed_last(make_trainer):
     trainer = make_trainer(Final())
     trainer.storage.attach(seen.extend)
     trainer.train(0, 2)
-    assert [(event.iteration, "final" in event.scalars) for event in seen] == [(0, False), (1, False), (2, True)]
+    assert [(event.iteration, "final" in event.scalars) for event in seen] == [
+        (0, False),
+        (1, False),
+        (2, True),
+    ]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_iteration_saves_and_ends_the_program(make_trainer, tmp_path, number, code):
-    trainer = make_trainer(
-        Checkpoint(), at(2, lambda t: os.kill(os.getpid(), number)), run_dir=tmp_path
-    )
+    trainer = make_trainer(Checkpoint(), at(2, lambda t: os.kill(os.getpid(), number)), run_dir=tmp_path)
     before = signal.getsignal(number)
     with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
         trainer.train(0, 100)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from hookline import checkpoint, distributed
 from hookline.config import Config, load_config
 from hookline.console import console, show_logs
 from hookline.default import trainer_class
-from hookline.errors import ConfigError, HooklineError, Problem
+from hookline.errors import ConfigError, HooklineError, Problem, RunError
 from hookline.rundir import RunDir
 
 __all__ = ["evaluate", "launch", "train"]
@@ -30,42 +34,80 @@ def train(
 ) -> None:
     """Build the trainer that ``config`` describes, and train."""
     show_logs(distributed.rank(), distributed.world_size())
-    parsed = _loaded(config, overrides, plugins)
-    trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
-    if weights is not None:
-        trainer.load_weights(weights)
-    if resume is not None:
-        trainer.resume(resume)
-    trainer.train()
-    distributed.leave()
+    with distributed.together():
+        parsed = _loaded(config, overrides, plugins)
+        trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
+        if weights is not None:
+            trainer.load_weights(weights)
+        if resume is not None:
+            trainer.resume(resume)
+        trainer.train()
 
 
 def evaluate(run: str, overrides: Sequence[str], data: Sequence[str]) -> None:
     """Print the metrics of a run's model, as a table and as one JSON line where no person reads."""
     show_logs(distributed.rank(), distributed.world_size())
-    found = RunDir.find(run, Path())
-    config = _loaded(found.path / "config.yaml", overrides, plugins=False)
-    names = list(data) or [name for name in config.data if name != "train"]
-    if not names:
-        raise ConfigError([Problem("data", "data besides train to evaluate on", missing=True)])
-    trainer = trainer_class(config)(config, plugins=False)
-    path = checkpoint.resolve(Path(run))
-    trainer.load_weights(path)
-    results = {f"{name}/{key}": value for name in names for key, value in trainer.evaluate(name).items()}
-    if distributed.is_main():
-        _show(path, results)
-    distributed.leave()
+    with distributed.together():
+        found = RunDir.find(run, Path())
+        config = _loaded(found.path / "config.yaml", overrides, plugins=False)
+        names = list(data) or [name for name in config.data if name != "train"]
+        if not names:
+            raise ConfigError([Problem("data", "data besides train to evaluate on", missing=True)])
+        trainer = trainer_class(config)(config, plugins=False)
+        path = checkpoint.resolve(Path(run))
+        trainer.load_weights(path)
+        results = {f"{name}/{key}": value for name in names for key, value in trainer.evaluate(name).items()}
+        if distributed.is_main():
+            _show(path, results)
 
 
 def launch(nproc: int) -> None:
     """Start this very command in ``nproc`` processes through torch's launcher, and exit as they do."""
-    from torch.distributed.run import main as torchrun
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    arguments = sys.argv[1:]
-    position = next(i for i, argument in enumerate(arguments) if argument.startswith("--nproc"))
-    num_words = 1 if "=" in arguments[position] else 2
-    del arguments[position : position + num_words]
-    torchrun(["--standalone", f"--nproc-per-node={nproc}", "-m", "hookline", *arguments])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with distributed.together():
+            raise RunError(
+                f"train: expected no --nproc under torchrun, got {nproc}. Use torchrun's --nproc-per-node."
+            )
+    # As torchrun does, but in silence: the processes tell of their failures themselves.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # What it waits after an interrupt, seconds: the period has to end, and a checkpoint to be written.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        local_addr="127.0.0.1",
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "hookline", *_without_nproc(sys.argv[1:]))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            print(f"hookline: rank {rank} was ended by {name}.", file=sys.stderr)
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+
+
+def _without_nproc(arguments: Sequence[str]) -> list[str]:
+    words, kept = iter(arguments), []
+    for word in words:
+        if word == "--nproc":
+            next(words)
+        elif not word.startswith("--nproc="):
+            kept.append(word)
+    return kept
 
 
 def _loaded(config: str | Path, overrides: Sequence[str], plugins: bool) -> Config:

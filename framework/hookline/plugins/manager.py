@@ -74,7 +74,12 @@ class HookManager(pluggy.PluginManager):
                 its place among the others is contradictory.
         """
         name = name or self._free_name(plugin)
-        lint(plugin, name)
+        try:
+            lint(plugin, name)
+        except PluginError as error:
+            if source is not None:
+                add_note(error, f"The plugin {name!r} comes from {source}.")
+            raise
         if self.has_plugin(name):
             raise PluginError(
                 f"hooks: expected a plugin name that is not taken, got {name!r} a second time. "

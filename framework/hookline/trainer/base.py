@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -129,8 +130,9 @@ class TrainerBase:
                 if self.status == "running":
                     self.status = "finished"
             except BaseException as raised:
-                error = raised
-                self._fail(raised)
+                self._interrupts.ending = True
+                error = distributed.first_failure(raised)
+                self._fail(error)
             error = self._end(error)
         if error is not None:
             raise error
@@ -179,7 +181,8 @@ class TrainerBase:
     @property
     def is_last_iter(self) -> bool:
         """Whether this iteration is known to be the last one to run now."""
-        return self.iter + 1 >= self.max_iter or self.iter + 1 == self.stop_at or self._stop_due
+        stopped = self._stop_due and distributed.world_size() == 1  # several ranks have yet to agree
+        return self.iter + 1 >= self.max_iter or self.iter + 1 == self.stop_at or stopped
 
     # ---- what a checkpoint holds
 
@@ -225,7 +228,6 @@ class TrainerBase:
             self.storage = EventStorage(start_iter)
         self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
         self.status, self.reason = "running", ""
-        self._interrupts = Interrupts()
         self._stop_due, self._checkpoint_due, self._tags = False, False, []
         self._evaluations_due.clear()
         self.gaps = []
@@ -269,18 +271,22 @@ class TrainerBase:
         if self.iter + 1 == self.stop_at:
             self.reason = f"train.stop_at={self.stop_at}"
             return "paused"
-        wanted = 2 if self._interrupts.signal is not None else 1 if self._stop_due else 0
+        caught = self._interrupts.signal
+        wanted = int(self._stop_due) if caught is None else 1 + caught
         if distributed.world_size() > 1:
             # Ranks agree at a period's end only: asking every iteration would make hosts wait for each other.
             if (self.iter + 1) % self.log_period != 0:
                 return None
             wanted = distributed.any_rank(wanted)
-        if wanted == 2:
-            self.reason = (
-                self._interrupts.signal.name if self._interrupts.signal else "another rank was signalled"
-            )
+        if wanted > 1:
+            # Noted on every rank, so that all end with the same exit code.
+            self._interrupts.signal = signal.Signals(wanted - 1)
+            self.reason = self._interrupts.signal.name
             return "paused"
-        return "stopped" if wanted == 1 else None
+        if wanted == 1:
+            self.reason = next(filter(None, distributed.gather(self.reason)), "")
+            return "stopped"
+        return None
 
     def _evaluate(self, name: str) -> None:
         with rng.forked_rng():

@@ -6,36 +6,54 @@ import logging
 import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
+
+from hookline import distributed
 
 __all__ = ["Interrupts"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_S = 1.0  # `timeout`, and launchers whose group a terminal interrupts too, send one signal twice.
+
 _log = logging.getLogger(__name__)
 
 
 class Interrupts:
-    """Within this context the first SIGINT or SIGTERM is only noted; the second ends the process.
+    """Within this context the first SIGINT or SIGTERM is only noted; a later one ends the process.
 
-    Signals can be caught in a process's main thread only; elsewhere the context does nothing.
+    May be entered again inside itself. Signals can be caught in a process's main thread only; elsewhere the
+    context does nothing.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        """The signal that arrived, or None."""
+        """The signal that arrived, here or on another rank, or None."""
+        self.ending = False
+        """Whether the run ends anyway, so that a signal changes nothing."""
+        self._noted_at = 0.0
+        self._depth = 0
+        self._process = 0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        if self._depth == 0:
+            self.signal, self.ending, self._process = None, False, os.getpid()
+            if threading.current_thread() is threading.main_thread():
+                self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._depth += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._depth -= 1
+        while self._depth == 0 and self._previous:
+            number, handler = self._previous.popitem()
+            # None: it was not installed from Python, and cannot be.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def raise_again(self) -> None:
         """Raise what the noted signal would have raised, so that the program around the run ends too."""
@@ -45,9 +63,17 @@ class Interrupts:
             raise SystemExit(128 + self.signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if os.getpid() != self._process:  # Forked from here: Ctrl-C is for the run, it ends when that does.
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._noted_at = signal.Signals(number), now
+            if not self.ending:
+                # On every rank, but a person need not read it more than once.
+                level = logging.WARNING if distributed.is_main() else logging.INFO
+                with suppress(RuntimeError):  # The signal came in the midst of printing.
+                    _log.log(level, "%s: pausing the run. Send it again to exit at once.", self.signal.name)
+        elif now - self._noted_at > _SAME_S:
             os._exit(128 + number)
-        self.signal = signal.Signals(number)
-        _log.warning(
-            "%s: finishing the iteration, then saving. Send it again to exit at once.", self.signal.name
-        )

@@ -60,14 +60,17 @@ class SimpleTrainer(TrainerBase):
         self.precision = precision
         self.accumulate = accumulate
         self.max_skips = max_skips
-        self.kernel = StepKernel(
-            model,
-            optimizer,
-            precision=precision,
-            accumulate=accumulate,
-            clip_norm=clip_norm,
-            compile=compile,
-        )
+        try:
+            self.kernel = StepKernel(
+                model,
+                optimizer,
+                precision=precision,
+                accumulate=accumulate,
+                clip_norm=clip_norm,
+                compile=compile,
+            )
+        except ValueError as error:  # the kernel knows torch and nothing else, not even our exceptions
+            raise RunError(str(error)) from error
         self._batches: Iterator[Any] | None = None
         self._num_skipped = 0
         self._configured = _hyperparameters(optimizer)
@@ -114,6 +117,8 @@ class SimpleTrainer(TrainerBase):
         self, data: Iterable[Any], metrics: Mapping[str, Any] | None = None, max_batches: int = 0
     ) -> dict[str, float]:
         """Return the mean losses and ``metrics`` of the model on ``data``, by flat name; see `evaluate`."""
+        # Each rank's batch norm has seen other batches; what is measured is the model that is saved.
+        distributed.share(self.model.buffers())
         return evaluate(
             self.model,
             self.eval_data(data),

@@ -20,7 +20,7 @@ FINISH_TIMEOUT_S = 60.0
 
 # W&B gets what was put into the storage and nothing else: no captured output, code, git state, or statistics
 # of the machine, each of which costs time or changes something that is shared by the whole process.
-QUIET = {
+QUIET: dict[str, Any] = {
     "console": "off",
     "save_code": False,
     "disable_code": True,
@@ -62,7 +62,7 @@ def start(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
                 config=dict(run.config),
                 reinit="create_new",
                 resume="allow" if mode == "online" else None,
-                settings=wandb.Settings(**_known(QUIET), init_timeout=init_timeout_s),
+                settings=wandb.Settings(**QUIET, init_timeout=init_timeout_s),
             )
         except (wandb.Error, ValueError) as error:
             raise WriterError(str(_problem(error, settings.base_url, init_timeout_s))) from error
@@ -84,11 +84,6 @@ def finish(wandb_run: wandb.Run, exit_code: int) -> None:
             fix=f"Upload the rest with `wandb sync {Path(wandb_run.dir).parent}`",
         )
         raise WriterError(str(problem)) from error
-
-
-def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of ``settings`` that the installed wandb has."""
-    return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
 
 
 def _problem(error: Exception, url: str, init_timeout_s: float) -> Problem:

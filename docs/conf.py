@@ -1,0 +1,28 @@
+"""How Sphinx builds these pages: Markdown by MyST, reference generated from the code, no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "hookline"
+author = copyright = "The hookline authors"
+html_title = "hookline"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated"]
+exclude_patterns = ["_build", "_ext"]
+html_theme = "furo"
+html_show_sphinx = False
+html_copy_source = False
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+# In docstrings `Name` is a name of the code: a link where there is one, else code.
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True

@@ -1,0 +1,215 @@
+"""The commands, as a user types them; in processes of their own where that matters."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from hookline import load_config
+
+
+def test_train_shows_header_progress_and_summary(project):
+    result = project.hookline("train", "run.yaml")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    shown = {line.split()[0]: line for line in lines}
+    assert any("schedule → timer → writers → evaluate → checkpoint → progress" in line for line in lines)
+    assert shown["model"].endswith("Line, 2 parameters")
+    assert any(line.startswith("iter 3/12  loss ") and "it/s" in line and "ETA" in line for line in lines)
+    assert shown["status"].endswith("finished at iteration 12")
+    assert "eval/total_loss" in shown
+    assert "hookline train run.yaml --resume runs/line/" in shown["extend"]
+
+
+def test_the_run_directory_describes_the_run(project):
+    project.hookline("train", "run.yaml", "train.max_iter=6")
+    (run,) = project.runs()
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["iteration"]) == ("finished", 6)
+    assert summary["metrics"]["eval/total_loss"]["last"] > 0
+    assert summary["hook_seconds"].keys() >= {"schedule", "evaluate", "checkpoint"}
+    assert summary["writer_seconds"].keys() == {"json"}
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    plugins = json.loads((run / "plugins.json").read_text())
+    assert plugins["call_order"] == ["schedule", "timer", "writers", "evaluate", "checkpoint", "progress"]
+    assert plugins["writers"][0]["source"].startswith("hookline-json ")
+    assert load_config(run / "config.yaml").train.max_iter == 6
+    assert (run.parent / "latest").resolve() == run
+
+
+def test_the_printed_resume_command_works(project):
+    output = project.hookline("train", "run.yaml", "train.stop_at=5").output
+    (line,) = [line for line in output.splitlines() if line.startswith("resume")]
+    command = line.split()[1:]
+    assert command[0] == "hookline"
+    assert "finished at iteration 12" in project.hookline(*command[1:]).output
+
+
+def test_evaluate_prints_the_same_metrics_as_training_did(project):
+    project.hookline("train", "run.yaml")
+    (run,) = project.runs()
+    trained = json.loads((run / "summary.json").read_text())["metrics"]["eval/total_loss"]["last"]
+    for target in (run, run / "checkpoints", run / "checkpoints" / "iter_0000011"):
+        result = project.hookline("evaluate", target)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout.splitlines()[-1])["eval/total_loss"] == trained
+
+
+def test_config_prints_every_value_with_its_origin(project):
+    output = project.hookline("config", "run.yaml", "train.max_iter=7").output
+    assert "max_iter: 7" in output
+    (line,) = [line for line in output.splitlines() if "max_iter" in line]
+    assert line.endswith("# override 'train.max_iter=7'")
+    assert "run.yaml:9" in output
+    assert "# default" in output
+
+
+def test_a_second_instance_of_a_hook_runs_under_its_own_name(project):
+    result = project.hookline("train", "run.yaml", "hooks+={often: {use: evaluate, period: 2, data: train}}")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(row) for row in (project.runs()[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "train/total_loss" in row] == [1, 3, 5, 7, 9, 11]
+    assert [row["iteration"] for row in rows if "eval/total_loss" in row] == [3, 7, 11]
+
+
+def test_lengths_may_be_given_in_epochs(project):
+    result = project.hookline("train", "run.yaml", "train.max_iter=2 epochs", "hooks.evaluate.period=1 epoch")
+    assert "finished at iteration 16" in result.output
+    rows = [json.loads(row) for row in (project.runs()[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "eval/total_loss" in row] == [7, 15]
+
+
+def test_no_plugins_keeps_the_schedule_alone(project):
+    result = project.hookline("train", "run.yaml", "--no-plugins")
+    assert result.exit_code == 0, result.output
+    assert {line.split()[1] for line in result.output.splitlines() if line.startswith("hooks")} >= {
+        "schedule"
+    }
+    assert not (project.runs()[0] / "metrics.jsonl").exists()
+
+
+def test_smoke_evaluates_and_saves_whatever_the_config_says(project):
+    result = project.hookline("train", "run.yaml", "--smoke", "hooks-=evaluate", "hooks-=checkpoint")
+    assert result.exit_code == 0, result.output
+    (run,) = project.runs()
+    assert run.parent.name == "line-smoke"
+    assert "eval/total_loss" in (run / "metrics.jsonl").read_text()
+    assert (run / "checkpoints" / "iter_0000002").is_dir()
+
+
+def test_user_metrics_are_measured_and_flattened(project):
+    (project.path / "metric.py").write_text(
+        "class Sums:\n"
+        "    def __init__(self, scale: float = 1.0): self.scale = scale\n"
+        "    def reset(self): self.total = 0.0\n"
+        "    def update(self, prediction): self.total += prediction.sum().item()\n"
+        "    def compute(self): return {'sum': {'scaled': self.total * self.scale}}\n"
+    )
+    (project.path / "line.py").write_text(
+        (project.path / "line.py")
+        .read_text()
+        .replace(
+            "return (self.linear(self.dropout(x)) - y).square().mean()",
+            "p = self.linear(x); loss = (p - y).square().mean()\n"
+            "        return loss if self.training else {'loss': loss, 'prediction': p}",
+        )
+    )
+    result = project.hookline(
+        "train", "run.yaml", "data.eval.metrics={s: {target: ./metric.py:Sums, scale: 2}}"
+    )
+    assert result.exit_code == 0, result.output
+    assert "eval/s/sum/scaled" in (project.runs()[0] / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_pauses_the_run_and_the_exit_code_tells(project, number, code, name):
+    process = start_long_run(project)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code, output + errors
+    assert f"({name})" in output
+    assert "resume" in output
+    assert "Traceback" not in output + errors
+    (run,) = project.runs()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("paused", name)
+    rows = [json.loads(row)["iteration"] for row in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(status["iteration"]))
+    assert (run / "checkpoints" / f"iter_{status['iteration'] - 1:07d}").is_dir()
+
+
+def test_a_second_signal_exits_at_once(project):
+    (project.path / "slow.py").write_text(
+        "import time\nfrom hookline import HookBase\n"
+        "class Slow(HookBase):\n    def after_step(self):\n        if self.trainer.iter == 20: time.sleep(60)\n"
+    )
+    process = start_long_run(project, "hooks+=./slow.py:Slow")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)  # a signal that arrives twice at once, from a terminal and a launcher, is one
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+
+
+def start_long_run(project, *arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "hookline", "train", "run.yaml", "train.max_iter=10000000", *arguments],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("iter 3/"):
+            return process
+    raise AssertionError(process.communicate())
+
+
+def imported_by(code):
+    script = f"import sys; {code}; print(*sys.modules)"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+def test_help_and_import_load_neither_torch_nor_a_plugin():
+    for code in (
+        "import hookline",
+        "from click.testing import CliRunner; from hookline.cli import main; CliRunner().invoke(main, ['train', '--help'])",
+    ):
+        modules = imported_by(code)
+        assert "hookline" in modules
+        assert not {"torch", "hookline_json", "hookline_tensorboard", "hookline_wandb", "pydantic"} & modules
+
+
+def test_resolving_a_config_imports_no_torch():
+    assert "torch" not in imported_by("from hookline import load_config")
+
+
+def test_an_installed_plugin_that_is_not_enabled_is_not_imported(project):
+    result = project.run("train", "run.yaml", "train.max_iter=1", "hooks+=./line.py:Spy")
+    assert result.returncode == 2
+    (project.path / "line.py").write_text(
+        (project.path / "line.py").read_text()
+        + "\nimport sys\nclass Spy(HookBase):\n    def after_train(self):\n"
+        "        print('plugins:', *sorted(m for m in sys.modules if m.startswith('hookline_') and 'local' not in m))\n"
+    )
+    result = project.run("train", "run.yaml", "train.max_iter=1", "hooks+=./line.py:Spy")
+    assert result.returncode == 0, result.stderr
+    assert "plugins: hookline_json\n" in result.stdout

@@ -1,0 +1,289 @@
+"""README.md and the pages of docs/ do what they say: every block of them is run, top to bottom.
+
+Each page is run in a folder of its own that holds a copy of ``examples/``. What a fenced block is decides what
+happens to it:
+
+``console``
+    Each line after ``$ `` is a command. The lines below it are what it prints, all of it; a command without such
+    lines may print anything. ``…`` stands for any text, alone on a line for any lines. Numbers with a decimal
+    point, speeds, run ids and times may differ from those shown. The exit code must be 0.
+``python``
+    A whole script, which is run.
+``yaml``
+    Sections of a config. They are put in place of those of ``examples/hello_hook/config.yaml``, and a
+    trainer is built of the result.
+``text``
+    For people alone.
+
+A comment on the line before a block says otherwise:
+
+``<!-- test: file NAME -->``    The block is a file: it is written, not run.
+``<!-- test: output -->``       The block is what the one before it printed.
+``<!-- test: exit 2 -->``       Each command ends with this exit code.
+``<!-- test: smoke -->``        ``hookline train`` is given ``--smoke``, so that it takes seconds.
+``<!-- test: skip REASON -->``  Nothing happens.
+
+``make TARGET`` is not run, but the target must be in the Makefile. ``pip install`` installs from this repository
+alone, and without pip: for the rest of the page the package can be imported and its plugins are found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from hookline import load_config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SLOW = {"docs/how-to/several-processes.md"}
+LANGUAGES = ("console", "python", "yaml", "text")
+
+# One process imports torch once and forks for each command, which saves seconds a command.
+SERVER = """
+import json, os, runpy, sys
+import hookline.cli.training, hookline.data, hookline.hooks, pydantic, rich.progress, safetensors.torch, yaml
+
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+output = os.open(job["output"], os.O_WRONLY)
+os.dup2(output, 1)
+os.dup2(output, 2)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+sys.stdout.reconfigure(line_buffering=True)
+os.chdir(job["folder"])
+os.environ.update(job["environment"])
+sys.path[0] = job["environment"]["PYTHONPATH"]
+sys.argv = job["argv"]
+if sys.argv[0] == "hookline":
+    hookline.cli.main(prog_name="hookline")
+else:
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+BUILD = "from hookline import DefaultTrainer\nDefaultTrainer('.config.yaml')\n"
+
+
+class Block(NamedTuple):
+    """A fenced block of a page, and what the comment before it says."""
+
+    line: int
+    language: str
+    text: str
+    directive: str
+    argument: str
+
+
+@dataclass
+class Python:
+    """Runs commands in forks of one process that has imported what they need."""
+
+    server: subprocess.Popen[str]
+
+    def run(self, argv: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+        output = folder / ".output"
+        output.write_text("")
+        job = {"argv": argv, "folder": str(folder), "output": str(output), "environment": environment}
+        print(json.dumps(job), file=self.server.stdin, flush=True)
+        return int(self.server.stdout.readline()), output.read_text()
+
+
+@pytest.fixture(scope="module")
+def python() -> Iterator[Python]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        assert server.stdout.readline() == "ready\n"
+        yield Python(server)
+        server.stdin.close()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for page in PAGES
+        if (name := str(page.relative_to(ROOT)))
+    ],
+)
+def test_a_page_does_what_it_says(page, python, tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    reader = Reader(page, python, tmp_path)
+    for block in blocks(page.read_text()):
+        reader.follow(block)
+
+
+@pytest.mark.slow
+def test_the_pages_build_without_a_warning(tmp_path):
+    sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+    built = subprocess.run([*sphinx, ROOT / "docs", tmp_path], capture_output=True, text=True)
+    assert built.stdout + built.stderr == ""
+    assert built.returncode == 0
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the fenced blocks of a page."""
+    found = []
+    fence = re.compile(
+        r"^(?:<!-- test: (?P<directive>\w+) ?(?P<argument>.*) -->\n)?"
+        r"(?P<fence>```+)(?P<language>\S*).*\n(?P<text>(?:.*\n)*?)(?P=fence)$",
+        re.MULTILINE,
+    )
+    for match in fence.finditer(text):
+        parts = match.groupdict(default="")
+        del parts["fence"]
+        found.append(Block(line=text.count("\n", 0, match.start()) + 1, **parts))
+    return found
+
+
+class Reader:
+    """Somebody who does what a page says, in ``folder``."""
+
+    def __init__(self, page: Path, python: Python, folder: Path) -> None:
+        self.page, self.python, self.folder = page, python, folder
+        self.printed = ""
+        (self.folder / ".site").mkdir()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {"PATH": path, "PYTHONPATH": str(self.folder / ".site"), "PYTHONUNBUFFERED": "1"}
+
+    def follow(self, block: Block) -> None:
+        """Do what ``block`` says."""
+        where = f"{self.page.relative_to(ROOT)}:{block.line}"
+        if block.language.startswith("{") or block.directive == "skip":
+            assert block.directive != "skip" or block.argument, f"{where}: skipped without a reason"
+            return
+        assert block.language in LANGUAGES, f"{where}: a block of {LANGUAGES}, not of {block.language!r}"
+        if block.directive == "file":
+            path = self.folder / block.argument
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+        elif block.directive == "output":
+            assert_same(block.text, self.printed, where)
+        elif block.language == "console":
+            self.run_all(block, where)
+        elif block.language == "python":
+            (self.folder / ".snippet.py").write_text(block.text)
+            self.run("python .snippet.py", where)
+        elif block.language == "yaml":
+            self.build(yaml.safe_load(block.text), where)
+
+    def run_all(self, block: Block, where: str) -> None:
+        """Run the commands of a console and compare what they print."""
+        commands = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+        assert commands.pop(0) == "", f"{where}: a console begins with a command"
+        expected_code = int(block.argument) if block.directive == "exit" else 0
+        for text in commands:
+            command, _, expected = text.replace("\\\n> ", "").partition("\n")
+            if block.directive == "smoke" and command.startswith("hookline train"):
+                command += " --smoke"
+            self.run(command, where, expected_code)
+            if expected and block.directive != "smoke":
+                assert_same(expected, self.printed, where)
+
+    def run(self, command: str, where: str, expected_code: int = 0) -> None:
+        """Run one command, which must end with the expected exit code."""
+        words = shlex.split(command)
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
+        elif words[:2] == ["pip", "install"]:
+            for package in [word for word in words[2:] if not word.startswith("-")]:
+                self.install(package, where)
+        else:
+            code, self.printed = self.execute(command, words)
+            assert code == expected_code, f"{where}: {command}\nexit code {code}\n{self.printed}"
+
+    def execute(self, command: str, words: list[str]) -> tuple[int, str]:
+        """Return exit code and output of one command."""
+        needs_shell = re.search(r"[|;&<>$*~]", re.sub(r"'[^']*'|\"[^\"]*\"", "", command))
+        if words[0] in ("hookline", "python") and not needs_shell:
+            return self.python.run(words, self.folder, self.environment)
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    def install(self, package: str, where: str) -> None:
+        """Make a package of this repository importable and its entry points found, as pip would."""
+        folders = [ROOT, *(ROOT / "plugins").iterdir()] if "/" not in package else [self.folder, ROOT]
+        found = [folder if folder.name == package else folder / package for folder in folders]
+        project = next((path for path in found if (path / "pyproject.toml").is_file()), None)
+        assert project is not None or package == "hookline", f"{where}: there is no package {package!r} here"
+        if project is None or self.folder not in project.parents:
+            return  # installed already, as all of the repository is
+        about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+        shutil.copytree(project / "src", self.folder / ".site", dirs_exist_ok=True)
+        metadata = self.folder / ".site" / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Name: {about['name']}\nVersion: {about['version']}\n")
+        (metadata / "entry_points.txt").write_text(
+            "".join(
+                f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+                for group, points in about["entry-points"].items()
+            )
+        )
+
+    def build(self, sections: dict, where: str) -> None:
+        """Build a trainer of the sections, with those of the smallest example that they lack."""
+        config = load_config(self.folder / "examples/hello_hook/config.yaml").to_dict()
+        config["data"]["eval"] = config["data"]["train"]
+        data = {**config["data"], **sections.get("data", {})}
+        (self.folder / ".config.yaml").write_text(yaml.safe_dump({**config, **sections, "data": data}))
+        (self.folder / ".build.py").write_text(BUILD)
+        self.run("python .build.py", where)
+
+
+def assert_same(expected: str, printed: str, where: str) -> None:
+    """Fail unless ``printed`` is what the page shows, but for what differs from run to run."""
+    lines = [
+        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(line.rstrip()).replace("…", ".*") + r"\n"
+        for line in without_numbers(expected).splitlines()
+    ]
+    actual = "".join(f"{line.rstrip()}\n" for line in without_numbers(printed).splitlines())
+    assert re.fullmatch("".join(lines), actual), (
+        f"{where} shows\n{expected}\nbut this was printed:\n{printed}"
+    )
+
+
+def without_numbers(text: str) -> str:
+    """Return ``text`` without what differs from run to run or from machine to machine."""
+    text = re.sub(r"\d{8}-\d{6}-[0-9a-f]{6}", "RUN", text)
+    text = re.sub(r"\d+:\d\d:\d\d", "TIME", text)
+    text = re.sub(r"-?\d+(\.\d+(e[-+]\d+)?|e[-+]\d+)", "NUMBER", text)
+    return re.sub(r"(NUMBER|\d+) (it/s|s)\b", r"NUMBER \2", text)
