@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import os
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,11 +16,13 @@ from hookline import checkpoint, distributed, report
 from hookline.config import Config, load_config, resolve_target, to_iterations, to_yaml
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader
+from hookline.environment import on_all_ranks, set_up
 from hookline.errors import CheckpointError, ConfigError, PluginError, Problem, RunError
 from hookline.events import EventWriter
 from hookline.hooks import Checkpoint, Evaluate
+from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
-from hookline.rundir import RunDir, attach_log
+from hookline.rundir import RunDir, attach_log, collected_logs
 from hookline.trainer import SimpleTrainer, load_weights
 
 __all__ = ["DefaultTrainer", "load_model", "trainer_class"]
@@ -70,7 +68,7 @@ class DefaultTrainer(SimpleTrainer):
         self.plan = self.planned(config, plugins)
         if self.plan.problems:
             raise ConfigError(self.plan.problems)
-        with _collected_logs() as self._early_records:
+        with collected_logs() as self._early_records:
             self._build()
 
     # ---- the parts; override what should be different
@@ -84,7 +82,7 @@ class DefaultTrainer(SimpleTrainer):
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of ``model``, with the config's parameter groups."""
-        optimizer = self._make("optimizer", params=_parameter_groups(model, self.config))
+        optimizer = self._make("optimizer", params=parameter_groups(model, self.config))
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConfigError([Problem("optimizer.target", "a torch optimizer", type(optimizer).__name__)])
         return optimizer
@@ -207,11 +205,11 @@ class DefaultTrainer(SimpleTrainer):
     def _build(self) -> None:
         """Build every part, in the order in which they need each other."""
         train = self.config.train
-        target_device = _set_up(self.config)
+        target_device = set_up(self.config)
         model = self.build_model().to(target_device)
         optimizer = self.build_optimizer(model)
         super().__init__(
-            _distributed(model, target_device),
+            on_all_ranks(model, target_device),
             self.build_train_loader(),
             optimizer,
             precision=train.precision,
@@ -380,106 +378,6 @@ def _load_weights(model: nn.Module, source: Path) -> None:
     else:
         weights = checkpoint.load(checkpoint.resolve(source), ["model"])["model"]
     load_weights(model, weights, str(source))
-
-
-class _Collector(logging.Handler):
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def _collected_logs() -> Iterator[list[logging.LogRecord]]:
-    """Keep what hookline logs in the context, for a log file that is not there yet."""
-    handler = _Collector(logging.INFO)
-    logger = logging.getLogger("hookline")
-    level = logger.level
-    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
-    logger.addHandler(handler)
-    try:
-        yield handler.records
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _set_up(config: Config) -> torch.device:
-    """Choose device and threads, join the other ranks, seed every generator; return the device."""
-    train = config.train
-    device = _device(train.device, config.where("train.device"))
-    if train.threads:
-        torch.set_num_threads(train.threads)
-    distributed.join(device)
-    seed = (config.run.seed + distributed.rank()) % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    if train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not repeatable
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    return device
-
-
-def _device(name: str, where: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        expected = "auto, cpu, cuda or cuda:N"
-        raise ConfigError([Problem(where, expected, name)]) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError([Problem(where, "a device that is here", name, fix="Use auto or cpu")])
-    if device.type == "cuda" and device.index is None and distributed.world_size() > 1:
-        device = torch.device("cuda", distributed.local_rank())
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
-
-
-def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    if distributed.world_size() == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=[device.index] if device.type == "cuda" else None
-    )
-
-
-def _parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
-    """Return the trainable parameters by the first group whose pattern matches their name; the rest last."""
-    specs = config.optimizer.groups
-    groups: list[dict[str, Any]] = [{"params": [], **spec.options} for spec in specs]
-    rest: dict[str, Any] = {"params": []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            matching = (
-                group
-                for spec, group in zip(specs, groups, strict=True)
-                if any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.match)
-            )
-            next(matching, rest)["params"].append(parameter)
-    problems = [
-        Problem(
-            config.where(f"optimizer.groups.{i}.match"),
-            "a pattern that matches a parameter",
-            spec.match,
-            exists=f"Parameters: {_listed(name for name, _ in model.named_parameters())}",
-        )
-        for i, (spec, group) in enumerate(zip(specs, groups, strict=True))
-        if not group["params"]
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return [group for group in [*groups, rest] if group["params"]]
-
-
-def _listed(names: Iterable[str], limit: int = 12) -> str:
-    shown = list(names)
-    return ", ".join(shown[:limit]) + (f", … ({len(shown)} in all)" if len(shown) > limit else "")
 
 
 def _exc_info(error: BaseException) -> Any:

@@ -132,7 +132,7 @@ class StepKernel:
             metrics["loss_scale"] = self._scale.clone()  # _update changes it in place.
         metrics["grad_norm"], skip = self._judge(sums["total_loss"])
         self._update(skip)
-        with torch.no_grad():  # By name: a forward may have put a new tensor in a buffer's place.
+        with torch.no_grad():  # By name: a forward may assign a new tensor; one of a new shape stays.
             for name, now in self.model.named_buffers():
                 if name in before and before[name].shape == now.shape:
                     now.copy_(torch.where(skip > 0, before[name], now))  # Arithmetic would pass NaN on.

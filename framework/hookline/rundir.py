@@ -24,7 +24,7 @@ from typing import Any
 
 from hookline.errors import Problem, RunError, did_you_mean
 
-__all__ = ["RunDir", "attach_log", "make_directory", "replace_file", "sync_directory"]
+__all__ = ["RunDir", "attach_log", "collected_logs", "make_directory", "replace_file", "sync_directory"]
 
 STATES = ("running", "finished", "stopped", "paused", "failed")
 
@@ -183,6 +183,30 @@ def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+
+
+class _Collector(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def collected_logs() -> Iterator[list[logging.LogRecord]]:
+    """Keep what hookline logs in the context, for a log file that is not there yet."""
+    handler = _Collector(logging.INFO)
+    logger = logging.getLogger("hookline")
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    logger.addHandler(handler)
+    try:
+        yield handler.records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def replace_file(path: Path, data: bytes) -> None:

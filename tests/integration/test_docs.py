@@ -59,7 +59,8 @@ LANGUAGES = ("console", "python", "yaml", "text")
 # One process imports torch once and forks for each command, which saves seconds a command.
 SERVER = """
 import json, os, runpy, sys
-import hookline.cli.training, hookline.data, hookline.hooks, pydantic, rich.progress, safetensors.torch, yaml
+import hookline.cli.training, hookline_tensorboard.summaries, sympy, torch._dynamo
+from pydantic import TypeAdapter
 
 print("ready", flush=True)
 for line in sys.stdin:

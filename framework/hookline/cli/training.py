@@ -17,7 +17,7 @@ from hookline import checkpoint, distributed
 from hookline.config import Config, load_config
 from hookline.console import console, show_logs
 from hookline.default import trainer_class
-from hookline.errors import ConfigError, HooklineError, Problem, RunError
+from hookline.errors import ConfigError, HooklineError, Problem
 from hookline.rundir import RunDir
 
 __all__ = ["evaluate", "launch", "train"]
@@ -67,11 +67,6 @@ def launch(nproc: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        with distributed.together():
-            raise RunError(
-                f"train: expected no --nproc under torchrun, got {nproc}. Use torchrun's --nproc-per-node."
-            )
     # As torchrun does, but in silence: the processes tell of their failures themselves.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

@@ -89,7 +89,7 @@ class Server:
             return {}
         query = json.loads(body)
         answer = getattr(self, str(query.get("operationName")), None)
-        return {"data": answer(query["variables"]) if answer else {}}
+        return {"data": answer(query.get("variables", {})) if answer else {}}
 
     def stream(self, told: dict[str, Any]) -> dict[str, Any]:
         lines = told.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
