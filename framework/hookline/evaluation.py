@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hookline import distributed
 from hookline.errors import ConfigError, Problem, RunError, add_note, did_you_mean
-from hookline.kernel import _AUTOCAST_DTYPES, _to_device
+from hookline.kernel import AUTOCAST_DTYPES, to_device
 
 __all__ = ["Metric", "evaluate"]
 
@@ -106,11 +106,11 @@ def evaluate(
             metric.to(device)
         metric.reset()
     totals = _Totals(device)
-    dtype = _AUTOCAST_DTYPES[precision]
+    dtype = AUTOCAST_DTYPES[precision]
     with _eval_mode(module), torch.no_grad():
         for batch in islice(loader, max_batches or None):
             with torch.autocast(device.type, dtype=dtype) if dtype else nullcontext():
-                output = module(_to_device(batch, device))
+                output = module(to_device(batch, device))
             losses, outputs, num_items = _split(output, type(module).__name__)
             totals.add(losses, num_items)
             for name, metric in metrics.items():
@@ -253,8 +253,8 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
 def _check(metrics: Mapping[str, Metric], precision: str) -> None:
     """Raise if a metric lacks a method, or would count only this rank's share of the data."""
     problems = []
-    if precision not in _AUTOCAST_DTYPES:
-        expected = f"one of {', '.join(_AUTOCAST_DTYPES)}"
+    if precision not in AUTOCAST_DTYPES:
+        expected = f"one of {', '.join(AUTOCAST_DTYPES)}"
         problems.append(Problem("evaluate.precision", expected, precision))
     for name, metric in metrics.items():
         where, kind = f"metrics.{name}", type(metric).__name__

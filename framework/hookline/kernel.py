@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-__all__ = ["StepKernel"]
+__all__ = ["AUTOCAST_DTYPES", "StepKernel", "to_device"]
 
-_AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _RESERVED_NAMES = {"total_loss", "grad_norm", "loss_scale"}
 _CLIP_EPS = 1e-6  # Source: torch.nn.utils.clip_grad_norm_.
 # Dynamic loss scaling: first scale, then growth factor, backoff factor and growth interval, iterations.
@@ -74,7 +74,7 @@ class StepKernel:
         compile: bool | Mapping[str, Any] = False,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        _require(precision in _AUTOCAST_DTYPES, "precision", f"one of {[*_AUTOCAST_DTYPES]}", precision)
+        _require(precision in AUTOCAST_DTYPES, "precision", f"one of {[*AUTOCAST_DTYPES]}", precision)
         _require(type(accumulate) is int and accumulate >= 1, "accumulate", "an int >= 1", accumulate)
         _require(clip_norm >= 0, "clip_norm", "a number >= 0, where 0 never clips", clip_norm)
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -155,13 +155,13 @@ class StepKernel:
         """Add up losses and gradients, each times its items; return this rank's loss sums and items."""
         sums: dict[str, Tensor] = {}
         num_items: int | Tensor = 0
-        dtype = _AUTOCAST_DTYPES[self.precision]
+        dtype = AUTOCAST_DTYPES[self.precision]
         # One region for all microbatches: weights are cast once an iteration.
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             for index, microbatch in enumerate(microbatches):
                 # DDP averages all that .grad has gathered over ranks, unless told not yet: once is enough.
                 with self._ddp.no_sync() if self._ddp and index + 1 < len(microbatches) else nullcontext():
-                    output = self._forward(_to_device(microbatch, self.device))
+                    output = self._forward(to_device(microbatch, self.device))
                     losses, weight = _losses(output, self._where)
                     # Means cannot be added, sums can: a mean times its items, divided once at the end.
                     factor = weight if self._scale is None else weight * self._scale
@@ -256,21 +256,21 @@ def _is_writable(buffer: Tensor) -> bool:
     return buffer.layout == torch.strided and not overlaps
 
 
-def _to_device(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
     """Return ``value`` with all its tensors on ``device``; containers are copied, not changed."""
     if callable(getattr(value, "to", None)):  # Also a PackedSequence, which keeps lengths on the host.
         return value.to(device, non_blocking=True)
     if isinstance(value, (list, tuple)):
-        items = [_to_device(item, device) for item in value]
+        items = [to_device(item, device) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
         moved = copy.copy(value)  # An OrderedDict or a defaultdict stays one.
-        moved.update((key, _to_device(item, device)) for key, item in value.items())
+        moved.update((key, to_device(item, device)) for key, item in value.items())
         return moved
     if is_dataclass(value) and not isinstance(value, type):
         clone: Any = copy.copy(value)  # Not replace(), which runs __post_init__ again.
         for field in fields(value):
-            object.__setattr__(clone, field.name, _to_device(getattr(value, field.name), device))
+            object.__setattr__(clone, field.name, to_device(getattr(value, field.name), device))
         return clone
     return value
 

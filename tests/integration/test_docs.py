@@ -58,10 +58,11 @@ LANGUAGES = ("console", "python", "yaml", "text")
 
 # One process imports torch once and forks for each command, which saves seconds a command.
 SERVER = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 import hookline.cli.training, hookline_tensorboard.summaries, sympy, torch._dynamo
 from pydantic import TypeAdapter
 
+gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)

@@ -1,8 +1,9 @@
-"""A model of eleven numbers, its data, and hooks that make trouble on one of two ranks."""
+"""A model of a few numbers, its data, and a hook that makes trouble on one rank of two."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import torch
@@ -12,29 +13,30 @@ from hookline import HookBase
 
 
 class Line(nn.Module):
-    """Batch norm and dropout besides: both must survive a resume to the bit."""
-
-    def __init__(self) -> None:
+    def __init__(self, plain: bool = False) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(2)
-        self.dropout = nn.Dropout(0.2)
+        # What a resume must restore besides weights: statistics that differ by rank, and random numbers.
+        self.noise = nn.Identity() if plain else nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.2))
         self.linear = nn.Linear(2, 1)
 
     def forward(self, batch):
         x, y = batch
-        return (self.linear(self.dropout(self.norm(x))).squeeze(1) - y).square().mean()
+        loss = (self.linear(self.noise(x)).squeeze(1) - y).square().mean()
+        return {"loss": loss, "num_items": len(x)}
 
 
 class Points(torch.utils.data.Dataset):
-    def __init__(self, num_points: int = 60, slow_s: float = 0.0) -> None:
+    """Points on a plane; each rank waits for a batch as many times ``slow_s`` as its number says, plus one."""
+
+    def __init__(self, num_points: int = 64, slow_s: float = 0.0) -> None:
         self.x = torch.linspace(-1, 1, 2 * num_points).reshape(num_points, 2)
-        self.slow_s = slow_s
+        self.slow_s = slow_s * (1 + int(os.environ.get("RANK", 0)))
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index):
-        raise NotImplementedError("batches are made by get_batch")
+        return self.x[index], self.x[index].sum()
 
     def get_batch(self, indices):
         time.sleep(self.slow_s)
@@ -42,23 +44,26 @@ class Points(torch.utils.data.Dataset):
 
 
 class Trouble(HookBase):
-    """On one rank, before one iteration: an error, a NaN, a wish to stop, a signal to itself."""
+    """On rank 1, at iteration 3: an error, a NaN, a wish to stop, or a signal, by its name."""
 
-    def __init__(self, kind: str, rank: int = 1, at: int = 3) -> None:
-        self.kind, self.rank, self.at = kind, rank, at
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
     def before_step(self) -> None:
-        trainer = self.trainer
-        if trainer.iter != self.at or int(os.environ["RANK"]) != self.rank:
+        if self.trainer.iter != 3 or os.environ["RANK"] != "1":
             return
         if self.kind == "error":
             raise KeyError("no such sample")
         if self.kind == "nan":
-            trainer.data_loader = [(torch.full((4, 2), torch.nan), torch.zeros(4))]
-            trainer._batches = None
-        if self.kind == "stop":
-            trainer.request_stop("enough is enough")
-        if self.kind.startswith("SIG"):
-            import signal
-
+            nan = torch.full((4, 2), torch.nan), torch.zeros(4)
+            self.trainer.reset_data_loader(lambda: [nan])
+        elif self.kind == "stop":
+            self.trainer.request_stop("rank 1 has had enough")
+        else:
             os.kill(os.getpid(), signal.Signals[self.kind])
+
+    def on_error(self, error: BaseException) -> None:
+        """Leave what this rank ended of, and with which weights."""
+        rank = os.environ["RANK"]
+        found = {"error": type(error).__name__, "weights": self.trainer.model.state_dict()}
+        torch.save(found, self.trainer.run_dir / f"rank{rank}.pt")
