@@ -22,7 +22,7 @@ from hookline.config import DEFAULT_HOOKS, Option, describe_options, schema
 from hookline.config.rules import rule
 from hookline.hookspecs import HookBase, HookSpecs
 
-__all__ = ["KINDS", "built_in_hooks", "entry_point", "expand", "hookspecs", "setup"]
+__all__ = ["KINDS", "built_in_hooks", "entry_point", "expand", "hookspecs", "options_of", "setup"]
 
 _LINE = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
 
@@ -64,10 +64,10 @@ def entry_point(group: str, name: str) -> EntryPoint:
 
 
 def _hookspecs() -> Iterator[str]:
-    """Every hook with its signature as an implementation writes it."""
+    """Every hook with the arguments that it offers."""
     for name, spec in hookspecs().items():
-        signature = inspect.signature(spec)
-        yield f"## {name}\n"
+        signature = str(inspect.signature(spec)).replace("'", "")
+        yield f"### {name}\n"
         yield f"```python\ndef {name}{signature}\n```\n"
         yield _prose(spec) + "\n"
 
@@ -86,15 +86,16 @@ def _built_in_hooks() -> Iterator[str]:
     """Every built-in hook: what it does, its options, what it implements."""
     for name, point in sorted(built_in_hooks().items()):
         cls = point.load()
-        yield f"### {name}\n"
+        yield f"## {name}\n"
         if name in DEFAULT_HOOKS:
             yield "*Every run has it unless its config switches it off.*\n"
         yield _prose(cls) + "\n"
         yield from _options(describe_options(cls), cls)
         implemented = [hook for hook in hookspecs() if getattr(cls, hook) is not getattr(HookBase, hook)]
-        state = " It keeps state in checkpoints." if hasattr(cls, "state_dict") else ""
-        yield f"`{cls.__module__.rpartition('.')[0]}.{cls.__qualname__}`"
-        yield f"implements {', '.join(f'[{hook}](hooks.md#{hook})' for hook in implemented)}.{state}\n"
+        links = ", ".join(f"[{hook}](hooks.md#{hook})" for hook in implemented)
+        state = " and keeps state in checkpoints" if hasattr(cls, "state_dict") else ""
+        yield f"In Python it is `hookline.hooks.{cls.__qualname__}`."
+        yield f"It implements {links}{state}.\n"
 
 
 def _writer(name: str) -> Iterator[str]:
@@ -116,20 +117,24 @@ def _schedules() -> Iterator[str]:
     for name in hookline.schedules.__all__:
         cls = getattr(hookline.schedules, name)
         if name != "Schedule":
-            yield f"`hookline.schedules:{name}`\n: {_prose(cls)}\n"
+            yield f"### {name}\n"
+            yield f"`hookline.schedules:{name}`\n"
+            yield _prose(cls) + "\n"
             yield from _options(describe_options(cls), cls)
 
 
 def _command_line() -> Iterator[str]:
     """Every command with its usage, its arguments and its options."""
     for name, command in sorted(main.commands.items()):
-        context = click.Context(command, info_name=f"hookline {name}")
+        context = click.Context(command, info_name=f"hookline {name}", help_option_names=[])
         yield f"## hookline {name}\n"
         yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
-        yield re.sub(r"\n +", "\n", inspect.cleandoc(command.help or "")) + "\n"
+        yield inspect.cleandoc(command.help or "") + "\n"
         options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
-        records = filter(None, (option.get_help_record(context) for option in options))
-        yield from _table(["option", "meaning"], ([f"`{flag}`", _inline(text)] for flag, text in records))
+        records = [option.get_help_record(context) or ("", "") for option in options]
+        if records:
+            rows = ([f"`{_escaped(flag)}`", _inline(text)] for flag, text in records)
+            yield from _table(["option", "meaning"], rows)
 
 
 KINDS: dict[str, Callable[..., Iterator[str]]] = {

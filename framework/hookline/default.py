@@ -110,7 +110,8 @@ class DefaultTrainer(SimpleTrainer):
     def build_hooks(self) -> None:
         """Register the config's hooks, in its order."""
         for plan in self.plan.hooks:
-            self.register_hook(plan.make(**self._lengths(plan)), plan.name, plan.loaded.source)
+            hook = plan.make(**self._lengths(plan))
+            self.register_hook(hook, plan.name, plan.loaded.source, plan.on_error)
 
     def build_writers(self) -> Mapping[str, EventWriter]:
         """Return the config's writers by instance name."""

@@ -45,6 +45,9 @@ def _device(name: str, where: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError([Problem(where, "a device that is here", name, fix="Use auto or cpu")])
     if device.type == "cuda" and device.index is None and distributed.world_size() > 1:
+        if distributed.local_rank() >= torch.cuda.device_count():
+            expected, exists = "a GPU for each process of this machine", f"GPUs: {torch.cuda.device_count()}"
+            raise ConfigError([Problem(where, expected, name, exists, fix="Start fewer processes")])
         device = torch.device("cuda", distributed.local_rank())
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -55,6 +58,37 @@ def on_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
     """Return ``model`` so that its gradients are averaged over ranks, or as it is where there is one."""
     if distributed.world_size() == 1:
         return model
-    return nn.parallel.DistributedDataParallel(
+    ranks = nn.parallel.DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None
     )
+    _arrange_gradients(ranks)
+    return ranks
+
+
+def _arrange_gradients(ranks: nn.parallel.DistributedDataParallel) -> None:
+    """Let DDP arrange the gradients that it sums now, not in the first backward of a run or a resumed run.
+
+    The sum of three or more ranks depends, in its last bit, on how gradients are arranged. DDP arranges them
+    once, in the order in which its first backward meets them: here all in the reverse order of parameters.
+    """
+    model = ranks.module
+    if any(getattr(module, "sparse", False) for module in model.modules()):
+        return  # DDP expects gradients of another kind than those of this backward
+    ranks.module = _Sum([parameter for parameter in model.parameters() if parameter.requires_grad])
+    try:
+        ranks().backward()
+    finally:
+        ranks.module = model
+    ranks.zero_grad(set_to_none=True)
+
+
+class _Sum(nn.Module):
+    """Stands in for a model whose every parameter must get a gradient, and nothing else happen."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.terms = parameters  # a list: these are not this module's own
+
+    def forward(self) -> torch.Tensor:
+        real = (torch.view_as_real(term) if term.is_complex() else term for term in self.terms)
+        return sum((term.sum() for term in real), torch.zeros((), device=self.terms[0].device))

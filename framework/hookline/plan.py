@@ -25,6 +25,7 @@ class PlannedPlugin:
     name: str
     loaded: LoadedPlugin
     options: Mapping[str, Any]
+    on_error: str | None = None
 
     def make(self, **resolved: Any) -> Any:
         """Return the plugin, built with its options, of which ``resolved`` replaces some.
@@ -120,7 +121,7 @@ class Plan:
         loaded = load(spec.use, group, self._config.base, self._config.where(key))
         options, problems = check_options(loaded.options_of, spec.options, key, self._config.origin)
         self._problems += problems
-        return PlannedPlugin(spec.name, loaded, options)
+        return PlannedPlugin(spec.name, loaded, options, spec.on_error)
 
     def _collect(self, add: Callable[[], None]) -> None:
         try:

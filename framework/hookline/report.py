@@ -52,6 +52,7 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
         "hook_seconds": seconds,
         "writer_seconds": {name: round(value, 3) for name, value in _largest_first(trainer.writer_seconds)},
         "gaps": [str(gap) for gap in trainer.gaps],
+        "switched_off": dict(trainer.hooks.switched_off),
         "commands": commands(trainer),
     }
 
@@ -84,6 +85,7 @@ def print_summary(trainer: DefaultTrainer, data: Mapping[str, Any]) -> None:
         lines.append((name, f"{found['last']:.4g}{best}"))
     lines += [("hooks", _times(data["hook_seconds"])), ("writers", _times(data["writer_seconds"]))]
     lines += [("missed", gap) for gap in data["gaps"]]
+    lines += [("off", reason) for reason in data["switched_off"].values()]
     lines += [("files", _shown(trainer.run_dir)), *data["commands"].items()]
     _print_lines(lines)
 

@@ -34,7 +34,11 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 def test_importing_hookline_imports_nothing_heavy():
     code = "import sys, hookline; print(*{name.partition('.')[0] for name in sys.modules})"
-    modules = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    modules = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert not modules & {"torch", "numpy", "pydantic", "pluggy", "rich", "yaml", "hookline_json"}
 
 

@@ -10,8 +10,8 @@ happens to it:
 ``python``
     A whole script, which is run.
 ``yaml``
-    Sections of a config. They are put in place of those of ``examples/hello_hook/config.yaml``, and a
-    trainer is built of the result.
+    Sections of a config in ``examples/hello_hook/``. They are put in place of those of the ``config.yaml``
+    there, and a trainer is built of the result.
 ``text``
     For people alone.
 
@@ -38,6 +38,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ else:
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-BUILD = "from hookline import DefaultTrainer\nDefaultTrainer('.config.yaml')\n"
+BUILD = "from hookline import DefaultTrainer\nDefaultTrainer('examples/hello_hook/.config.yaml')\n"
 
 
 class Block(NamedTuple):
@@ -243,15 +244,16 @@ class Reader:
 
     def install(self, package: str, where: str) -> None:
         """Make a package of this repository importable and its entry points found, as pip would."""
-        folders = [ROOT, *(ROOT / "plugins").iterdir()] if "/" not in package else [self.folder, ROOT]
-        found = [folder if folder.name == package else folder / package for folder in folders]
-        project = next((path for path in found if (path / "pyproject.toml").is_file()), None)
-        assert project is not None or package == "hookline", f"{where}: there is no package {package!r} here"
-        if project is None or self.folder not in project.parents:
-            return  # installed already, as all of the repository is
+        places = [self.folder / package, ROOT / package, ROOT / "plugins" / package]
+        project = next((path for path in places if (path / "pyproject.toml").is_file()), None)
+        if project is None:
+            assert package == "hookline", f"{where}: this repository has no package {package!r}"
+            return
         about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-        shutil.copytree(project / "src", self.folder / ".site", dirs_exist_ok=True)
         metadata = self.folder / ".site" / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
+        if metadata.exists() or list(distributions(name=about["name"])):
+            return
+        shutil.copytree(project / "src", self.folder / ".site", dirs_exist_ok=True)
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Name: {about['name']}\nVersion: {about['version']}\n")
         (metadata / "entry_points.txt").write_text(
@@ -266,7 +268,8 @@ class Reader:
         config = load_config(self.folder / "examples/hello_hook/config.yaml").to_dict()
         config["data"]["eval"] = config["data"]["train"]
         data = {**config["data"], **sections.get("data", {})}
-        (self.folder / ".config.yaml").write_text(yaml.safe_dump({**config, **sections, "data": data}))
+        text = yaml.safe_dump({**config, **sections, "data": data})
+        (self.folder / "examples/hello_hook/.config.yaml").write_text(text)
         (self.folder / ".build.py").write_text(BUILD)
         self.run("python .build.py", where)
 

@@ -110,6 +110,14 @@ def test_capture_does_not_initialise_cuda():
         assert not torch.cuda.is_initialized()
 
 
+def test_devices_in_use_are_captured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["first", "second"])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert capture()["cuda"] == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert capture()["cuda"] == ["first", "second"]
+
+
 def test_states_of_devices_that_are_gone_are_left_out(monkeypatch):
     restored = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

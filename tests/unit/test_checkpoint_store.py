@@ -458,11 +458,21 @@ class TestNewest:
         assert all(f"iter_000000{iteration}: " in str(caught.value) for iteration in range(3))
         assert caught.value.exit_code == 2
 
-    @pytest.mark.parametrize("make", [lambda root: None, lambda root: root.mkdir(parents=True)])
+    @pytest.mark.parametrize(
+        "make", [lambda root: None, lambda root: root.mkdir(), lambda root: root.touch()]
+    )
     def test_none_at_all_is_an_error(self, root, make):
+        root.parent.mkdir()
         make(root)
         with pytest.raises(CheckpointError, match="There is none"):
             newest_valid(root)
+
+    def test_what_a_save_has_replaced_comes_after_its_successor(self, root):
+        path = save(root, 3, state_of(3))
+        shutil.copytree(path, root / "iter_0000003.old-0123abcd")
+        assert newest_valid(root) == (path, [])
+        (path / "model.json").unlink()
+        assert newest_valid(root)[0].name == "iter_0000003.old-0123abcd"
 
     def test_links_and_strangers_are_no_checkpoints(self, root, tmp_path):
         path = save(root, 3, state_of(3))
@@ -615,6 +625,13 @@ class TestRetention:
         assert self.kept(five) == [1, 2, 3, 4]
         save(five, 5, state_of(5))
         assert not [name for name in names_in(five) if name.startswith(".")]
+
+    def test_a_deletion_is_durable_before_its_first_file_goes(self, five, monkeypatch):
+        events, sync_directory = [], store.sync_directory
+        monkeypatch.setattr(store, "sync_directory", lambda path: (events.append(path), sync_directory(path)))
+        monkeypatch.setattr(shutil, "rmtree", lambda path, **kwargs: events.append(path))
+        retain(five, 4)
+        assert [path.name[:17] for path in events] == ["checkpoints", ".tmp-iter_0000000"]
 
     def test_a_checkpoint_that_cannot_be_removed_is_an_error(self, five, monkeypatch):
         monkeypatch.setattr(os, "rename", failing(OSError(errno.EBUSY, "Device or resource busy")))

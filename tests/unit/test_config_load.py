@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hookline.config import DEFAULT_HOOKS, Epochs, Group, Loader, Target, load_config
-from hookline.errors import ConfigError
+from hookline.errors import ConfigError, Problem
 
 RUN = """\
 run: {name: tiny}
@@ -123,6 +123,7 @@ def test_a_mapping_is_read_like_a_file():
     assert config.source is None
     assert config.origin("run.name") == "dict"
     assert load_config(config.to_dict()) == config
+    assert list(config.to_dict()) == ["run", "optimizer", "train", "hooks", "writers"]
 
 
 def test_a_mapping_is_not_changed_and_not_shared():
@@ -182,6 +183,7 @@ hooks:
   - hookline-extra:ema
   - ./my_hooks.py:HelloHook
   - other-dist:swa: {period: 3}
+  - ./odd:folder/my.py:Odd
   - slow-eval: {use: evaluate, period: 1 epoch, data: test, on_error: disable}
   - checkpoint:
 """
@@ -192,6 +194,7 @@ hooks:
         "ema": "hookline-extra:ema",
         "HelloHook": "./my_hooks.py:HelloHook",
         "swa": "other-dist:swa",
+        "Odd": "./odd:folder/my.py:Odd",
         "slow-eval": "evaluate",
         "checkpoint": "checkpoint",
     }
@@ -454,6 +457,17 @@ def test_all_problems_come_at_once():
         "writers.json.period",
         "extra",
     ]
+
+
+def test_further_checks_add_their_problems():
+    Path("run.yaml").write_text(RUN.replace("100", "0"))
+    with pytest.raises(ConfigError) as caught:
+        load_config("run.yaml", also=lambda config: [Problem(config.model.target, "a rule")])
+    assert [problem.where for problem in caught.value.problems] == [
+        "train.max_iter (run.yaml:6)",
+        "./net.py:Net",
+    ]
+    assert load_config("run.yaml", ["train.max_iter=1"], also=lambda config: []).train.max_iter == 1
 
 
 def test_one_message_holds_every_problem():

@@ -63,6 +63,7 @@ def options(
     table: Mapping[str, float] = {},
     either: int | str = 0,
     size: Size | None = None,
+    exact: Size = Size(1),  # noqa: B008
     model: Model | None = None,
     period: Period = 0,
     length: MaxIter | None = None,
@@ -115,6 +116,7 @@ def misfit(**given: Any) -> str:
         ("either", "5", "5"),
         ("either", 5, 5),
         ("size", {"height": 2}, Size(2)),
+        ("exact", {"height": 2}, Size(2)),
         ("model", {"a": 1}, Model(a=1)),
         ("period", "2 epochs", Epochs(2)),
         ("period", 0, 0),
@@ -381,5 +383,6 @@ def test_adamw_is_described():
 def test_dataloader_is_described():
     found = {option.name: option for option in describe_options(torch.utils.data.DataLoader)}
     assert found["dataset"].required
+    assert found["dataset"].type == "Dataset[_T_co]"
     assert (found["batch_size"].type, found["batch_size"].default) == ("int | None", 1)
     assert found["drop_last"].description.startswith("set to ``True`` to drop the last incomplete batch")

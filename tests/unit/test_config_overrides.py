@@ -176,6 +176,7 @@ ENABLED = "Enabled: schedule, timer, writers, progress, evaluate, checkpoint"
         ("max_iter", f"override 'max_iter': {FORM} 'max_iter'. An example is train.max_iter=500."),
         ("--epochs 3", f"override '--epochs 3': {FORM} '--epochs 3'. An example is train.max_iter=500."),
         ("train..x=3", f"override 'train..x=3': {FORM} 'train..x=3'. An example is train.max_iter=500."),
+        ("a = 3", f"override 'a = 3': {FORM} 'a = 3'. An example is train.max_iter=500."),
         ("=3", f"override '=3': {FORM} '=3'. An example is train.max_iter=500."),
         (
             "run.name=[1",

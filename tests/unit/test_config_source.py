@@ -103,10 +103,11 @@ def test_an_alias_is_a_value_of_its_own():
 
 
 def test_a_merge_key_brings_in_what_is_not_there():
-    text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: *a, x: 3}\nd: {x: 4, <<: [*b, *a]}\n"
+    text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: *a, x: 3}\nd: {x: 4, <<: [*b, *a]}\ne: {<<: *b, <<: *a}\n"
     data = plain(read(text))
     assert data["c"] == {"x": 3, "y": 1}
     assert data["d"] == {"x": 4, "y": 2, "z": 2}
+    assert data["e"] == {"x": 1, "y": 2, "z": 2}
 
 
 def test_a_merge_of_something_else_is_refused():
@@ -138,7 +139,8 @@ def test_nesting_too_deep_is_refused(text):
 
 
 def test_a_hundred_levels_are_read():
-    assert plain(read(f"{'[' * 100}{']' * 100}"))
+    assert plain(read(f"a: {'[' * 100}{']' * 100}"))
+    assert "at most 100 levels of nesting, got 101." in refused(f"a: {'[' * 101}{']' * 101}")[0]
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,12 @@ def test_a_module_that_is_missing_inside_an_import_is_not_mistaken_for_the_targe
     )
 
 
+def test_a_module_that_exits_is_an_error_too(tmp_path, monkeypatch):
+    (tmp_path / "exiting.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "got 'SystemExit: 3'" in str(refused("exiting:Net", tmp_path))
+
+
 def test_an_interrupt_is_not_caught(tmp_path):
     (tmp_path / "stop.py").write_text("raise KeyboardInterrupt\n")
     before = set(sys.modules)

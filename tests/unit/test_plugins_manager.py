@@ -229,3 +229,41 @@ def test_plugins_of_one_class_are_numbered_where_nobody_names_them():
     for _ in range(3):
         manager.add(recorder("a", []))
     assert manager.names() == ["Recorder", "Recorder-2", "Recorder-3"]
+
+
+class Flaky(HookBase):
+    def __init__(self, *bad):
+        self.bad, self.num_calls = bad, 0
+
+    def after_step(self):
+        self.num_calls += 1
+        if self.num_calls in self.bad:
+            raise ValueError("flaky")
+
+
+def test_a_plugin_that_may_be_switched_off_is_and_the_others_go_on(caplog):
+    log, manager, flaky = [], HookManager(), Flaky(2)
+    manager.add(flaky, "flaky", on_error="disable")
+    manager.add(recorder("a", log), "a")
+    for _ in range(4):
+        manager.call("after_step", trainer=TRAINER)
+    assert (flaky.num_calls, len(log)) == (2, 4)
+    assert manager.names() == ["a"]
+    assert "ValueError: flaky (Raised by plugin 'flaky'" in manager.switched_off["flaky"]
+    assert caplog.text.count("switched off") == 1
+
+
+def test_a_plugin_that_is_retried_is_switched_off_at_its_third_failure():
+    manager, flaky = HookManager(), Flaky(1, 3, 4)
+    manager.add(flaky, "flaky", on_error="retry")
+    for _ in range(6):
+        manager.call("after_step", trainer=TRAINER)
+    assert flaky.num_calls == 4
+    assert "flaky" in manager.switched_off
+
+
+def test_a_plugin_that_communicates_always_raises():
+    flaky = Flaky(1)
+    flaky.collective = True
+    with pytest.raises(PluginError, match="flaky.on_error: expected 'raise', got 'disable'"):
+        HookManager().add(flaky, "flaky", on_error="disable")

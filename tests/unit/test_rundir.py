@@ -163,6 +163,10 @@ class TestOpenAndFind:
         run.log.touch()
         assert RunDir.find(str(run.path / below), tmp_path / "elsewhere") == run
 
+    def test_find_refuses_what_is_not_there_in_a_run(self, tmp_path, run):
+        with pytest.raises(RunError, match="got 'nothing there'"):
+            RunDir.find(str(run.checkpoints / "iter_0000001"), tmp_path)
+
     def test_find_does_not_climb_to_a_strangers_directory(self, tmp_path):
         (tmp_path / "status.json").write_text("{}")
         (tmp_path / "a" / "b" / "c").mkdir(parents=True)
@@ -198,8 +202,10 @@ class TestOpenAndFind:
 
     def test_only_the_newest_five_are_named(self, tmp_path):
         made(tmp_path, "x", *(f"2026010{day}-000000-aaaaaa" for day in range(1, 9)))
+        (tmp_path / "x" / "latest").symlink_to("20260108-000000-aaaaaa")
         with pytest.raises(RunError) as caught:
             RunDir.find("nothing", tmp_path)
+        assert str(caught.value).count("20260108") == 1
         assert [day for day in range(1, 9) if f"2026010{day}" in str(caught.value)] == [4, 5, 6, 7, 8]
 
     @pytest.mark.parametrize("parent", ["empty", "nowhere", "file"])
@@ -250,6 +256,7 @@ class TestSmallFiles:
             "infinities": (float("inf"), -float("inf")),
             "path": Path("a/b"),
             3: {"name": "Grüße"},
+            np.int64(4): 4,
         }
         run.write_json("summary.json", data)
         text = run.summary.read_text(encoding="utf-8")
@@ -261,7 +268,9 @@ class TestSmallFiles:
             "infinities": ["inf", "-inf"],
             "path": "a/b",
             "3": {"name": "Grüße"},
+            "4": 4,
         }
+        assert '"numpy": [\n    3,\n    0.5,' in text
         assert text.endswith("}\n")
 
     @pytest.mark.parametrize("name", ["../x.json", "a/b.json", "", ".x"])
@@ -352,7 +361,8 @@ class TestLog:
 
     def test_nothing_of_it_stays_behind(self, run):
         logger = logging.getLogger("hookline")
-        before = (list(logger.handlers), logger.level)
+        logger.setLevel(logging.NOTSET)
+        before = (list(logger.handlers), logging.NOTSET)
         with pytest.raises(KeyError), attach_log(run) as handler:
             raise KeyError(handler)
         assert (list(logger.handlers), logger.level) == before

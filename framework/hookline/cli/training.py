@@ -69,7 +69,7 @@ def launch(nproc: int) -> None:
 
     # As torchrun does, but in silence: the processes tell of their failures themselves.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable()
     # What it waits after an interrupt, seconds: the period has to end, and a checkpoint to be written.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     config = LaunchConfig(

@@ -59,7 +59,7 @@ class _Builder:
                 self.problems.append(unknown_option(self.at(below), path or "the config", key, list(hints)))
         for key in [key for key in _required(cls) if key in shapes and key not in made]:
             made[key] = self.note(_below(path, key), _form(shapes[key][1]), missing=True)
-        valid, problems = check_options(cls, values, path, self.origin, given={*shapes, *made, *fixed})
+        valid, problems = check_options(cls, values, path, self.origin, given={*made, *fixed})
         self.problems += problems
         return None if problems else cls(**valid, **made, **fixed)
 

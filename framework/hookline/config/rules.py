@@ -160,7 +160,7 @@ def _strict(annotation: Any) -> Any:
     from pydantic import BeforeValidator, Strict
 
     kind, args = get_origin(annotation), get_args(annotation)
-    if annotation in (int, bool, str):
+    if annotation in (int, bool):  # pydantic turns no number into a string
         return Annotated[annotation, Strict()]
     if annotation is float:
         return Annotated[float, BeforeValidator(_no_bool)]

@@ -22,7 +22,7 @@ _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
 def read_file(path: Path) -> tuple[Node, str]:
     """Return the tree of the YAML file at ``path``, and its text."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         folder = path if path.is_dir() else path.parent
         found = sorted(file.name for file in folder.glob("*.y*ml"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class HookManager(pluggy.PluginManager):
         """Where each plugin came from, by instance name: distribution and version, or module."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Measured time by plugin, seconds; see `call`."""
+        self.switched_off: dict[str, str] = {}
+        """Why, by the name of each plugin that failed and was switched off."""
+        self._policies: dict[str, str] = {}
+        self._num_failures: Counter[str] = Counter()
         self._implementations: dict[str, list[_Implementation]] = {hook: [] for hook in HOOK_NAMES}
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
@@ -61,19 +66,28 @@ class HookManager(pluggy.PluginManager):
         overridden = inspect.getattr_static(plugin, name) is not inspect.getattr_static(HookBase, name)
         return {} if overridden else None
 
-    def add(self, plugin: Any, name: str | None = None, source: str | None = None) -> str:
+    def add(
+        self, plugin: Any, name: str | None = None, source: str | None = None, on_error: str | None = None
+    ) -> str:
         """Register ``plugin`` after those already there, and return its instance name.
 
         Args:
             plugin: A `HookBase` instance, or an object or module with ``@hookimpl`` functions.
             name: Its instance name; by default that of its class or module, numbered from the second on.
             source: Where it came from; by default the module it is defined in.
+            on_error: What to do when it raises: ``raise``, the default, ends the run; ``disable`` switches
+                it off; ``retry`` calls it again next time, and switches it off after the third failure.
 
         Raises:
             PluginError: If something in it would be ignored in silence, if its name is taken, or if
                 its place among the others is contradictory.
         """
         name = name or self._free_name(plugin)
+        if on_error in ("disable", "retry") and getattr(plugin, "collective", False):
+            raise PluginError(
+                f"{name}.on_error: expected 'raise', got {on_error!r}. It communicates with other ranks, "
+                "which would wait for it for ever."
+            )
         try:
             lint(plugin, name)
         except PluginError as error:
@@ -96,6 +110,7 @@ class HookManager(pluggy.PluginManager):
         except (ValueError, pluggy.PluginValidationError) as error:
             raise PluginError(f"{name}: expected a plugin that pluggy accepts, got: {error}.") from error
         self.sources[name] = source or _module_of(plugin)
+        self._policies[name] = on_error or "raise"
         self._arrange()
         return name
 
@@ -120,9 +135,13 @@ class HookManager(pluggy.PluginManager):
             for implementation in self._implementations[hook]:
                 if implementation.wrapper:
                     wrappers.enter_context(self._around(implementation, offered, weight))
-                else:
+                    continue
+                try:
                     with self._attributed(implementation, offered, weight):
                         implementation(offered)
+                except Exception as error:
+                    if not self._forgiven(implementation.plugin, error):
+                        raise
 
     def call_each(self, hook: str, **offered: Any) -> list[BaseException]:
         """Call ``hook`` of every plugin, each in its own try; return what they raised, with a note each."""
@@ -139,6 +158,22 @@ class HookManager(pluggy.PluginManager):
                 except BaseException as error:
                     errors.append(error)
         return errors
+
+    def _forgiven(self, name: str, error: Exception) -> bool:
+        """Return whether training goes on after ``error`` of a plugin, by its policy."""
+        policy = self._policies[name]
+        if policy == "raise":
+            return False
+        self._num_failures[name] += 1
+        described = f"{type(error).__name__}: {error} ({'; '.join(notes(error))})"
+        if policy == "retry" and self._num_failures[name] < _MAX_FAILURES:
+            _log.warning("%s. It is called again next time.", described)
+            return True
+        _log.warning("%s. The plugin is switched off, training goes on.", described)
+        self.switched_off[name] = described
+        self.unregister(name=name)
+        self._arrange()
+        return True
 
     def _free_name(self, plugin: Any) -> str:
         first = _default_name(plugin)
@@ -207,6 +242,9 @@ class HookManager(pluggy.PluginManager):
 
 
 _NOTE = "Raised by plugin"
+_MAX_FAILURES = 3
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager

@@ -100,9 +100,11 @@ class TrainerBase:
         for hook in hooks:
             self.register_hook(hook)
 
-    def register_hook(self, hook: Any, name: str | None = None, source: str | None = None) -> str:
-        """Register one plugin under ``name`` (by default its class's) and return that name."""
-        name = self.hooks.add(hook, name, source)
+    def register_hook(
+        self, hook: Any, name: str | None = None, source: str | None = None, on_error: str | None = None
+    ) -> str:
+        """Register one plugin; see `HookManager.add` for the arguments. Return its instance name."""
+        name = self.hooks.add(hook, name, source, on_error)
         if isinstance(hook, HookBase):
             hook.name, hook.trainer = name, self
         return name

@@ -54,6 +54,7 @@ class Server:
         self.rows: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
         self.exit_codes: list[int] = []
+        self.status = 200
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,7 +74,7 @@ class Server:
             def answer(self, answer: dict[str, Any]) -> None:
                 content = json.dumps(answer).encode()
                 with suppress(ConnectionError):
-                    self.send_response(200)
+                    self.send_response(server.status)
                     self.send_header("Content-Type", "application/json")
                     self.send_header("Content-Length", str(len(content)))
                     self.end_headers()

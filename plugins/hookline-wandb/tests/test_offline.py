@@ -89,32 +89,24 @@ def media(run):
     return events[0], row, directory / "files"
 
 
-def test_images_are_stored_without_loss_also_dark_ones(media):
+def test_images_are_stored_without_loss_and_a_text_as_text(media):
     events, row, files = media
     for name, image_CHW in events.images.items():
         found = np.asarray(Image.open(files / row[f"{name}.path"]))
         expected = image_CHW[0] if image_CHW.shape[0] == 1 else image_CHW.transpose(1, 2, 0)
         assert np.array_equal(found, expected)
+    assert (files / row["note.path"]).read_text() == "<pre>a &lt; b</pre>"
 
 
-def test_histogram_has_the_bins_of_the_events(media):
-    _, row, _ = media
-    assert (row["few.values"], row["few.bins"]) == ([2, 2, 2, 2], [0, 1.75, 3.5, 5.25, 7])
-
-
-def test_histogram_of_more_bins_than_wandb_takes_is_merged(media):
+def test_histogram_has_the_bins_of_the_events_merged_where_wandb_takes_fewer(media):
     events, row, _ = media
+    assert (row["few.values"], row["few.bins"]) == ([2, 2, 2, 2], [0, 1.75, 3.5, 5.25, 7])
     counts, edges = row["many.values"], row["many.bins"]
     assert len(counts) <= 512
     assert len(edges) == len(counts) + 1
     assert sum(counts) == 1025
     assert (edges[0], edges[-1]) == (0.0, 1024.0)
     assert edges[1] == events.histograms["many"].edges[3]
-
-
-def test_text_is_a_page_on_which_it_is_only_text(media):
-    _, row, files = media
-    assert (files / row["note.path"]).read_text() == "<pre>a &lt; b</pre>"
 
 
 def test_offline_resume_is_a_second_directory_of_the_same_run(run, training):
@@ -155,11 +147,13 @@ def test_what_a_position_covers_survives_a_kill(run):
     assert [row["iteration"] for row in rows] == list(range(300))
 
 
-def test_id_with_characters_that_wandb_refuses_is_changed(run):
+def test_names_with_characters_that_wandb_refuses_are_changed(run):
     writer = WandbWriter(mode="offline")
-    writer.open(replace(run, id="a/b:c"))
-    assert writer.state_dict()["id"] == "a-b-c"
+    writer.open(replace(run, id="a/b:c", name="x/y"))
     writer.close("finished")
+    (directory,) = directories(run)
+    (started,) = (record["run"] for record in records(directory) if record["type"] == "run")
+    assert (started["run_id"], started["project"], started["display_name"]) == ("a-b-c", "x-y", "a/b:c")
 
 
 @pytest.mark.parametrize("mode", ["option", "environment"])

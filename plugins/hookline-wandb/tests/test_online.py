@@ -150,10 +150,30 @@ def test_no_key_is_an_error_that_offers_offline(run):
     start = time.monotonic()
     with pytest.raises(
         WriterError,
-        match=r"expected an API key for .*got .*WANDB_API_KEY, or run with writers\.wandb\.mode=offline",
+        match=r"expected an API key for W&B, got .*WANDB_API_KEY, or run with writers\.wandb\.mode=offline",
     ):
         WandbWriter().open(run)
     assert time.monotonic() - start < 25
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_key_is_an_error_that_offers_offline(run, server, status):
+    server.status = status
+    with pytest.raises(WriterError, match=f"expected an API key for W&B, got .*{status}.*mode=offline"):
+        WandbWriter(init_timeout_s=5).open(run)
+
+
+def test_key_of_a_wrong_form_is_an_error_that_offers_offline(run, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", " short")
+    with pytest.raises(WriterError, match=r"expected an API key for W&B, got .*mode=offline"):
+        WandbWriter().open(run)
+
+
+def test_option_that_wandb_refuses_is_an_error(run, server):
+    with pytest.raises(
+        WriterError, match=r"expected a run that W&B accepts, got .*Invalid project name 'a/b'"
+    ):
+        WandbWriter(project="a/b").open(run)
 
 
 def test_no_key_on_a_terminal_is_an_error_and_no_question(run):
@@ -190,7 +210,7 @@ def test_no_network_is_an_error_that_offers_offline(run, dead_url, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     start = time.monotonic()
     with pytest.raises(
-        WriterError, match=f"expected W&B at {dead_url} to answer within 2 s, .*writers.wandb.mode=offline"
+        WriterError, match=r"expected W&B to accept the run within 2 s, .*writers\.wandb\.mode=offline"
     ):
         WandbWriter(init_timeout_s=2).open(run)
     assert time.monotonic() - start < 25

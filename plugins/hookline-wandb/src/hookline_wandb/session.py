@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,24 +49,11 @@ def start(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
     Raises:
         WriterError: If W&B has no credentials, refuses the run or does not answer.
     """
-    with _same_sys_hooks():
-        # Without this, wandb asks on the terminal for a key that is not there.
-        settings = wandb.setup(settings=wandb.Settings(quiet=True, show_info=False)).settings
-        chosen = {name: value for name, value in options.items() if value}
-        mode = chosen.get("mode") or settings.mode
-        defaults = {"project": settings.project or run.name, "name": settings.run_name or run.id}
-        try:
-            return wandb.init(
-                **{**defaults, **chosen},
-                id=run_id,
-                dir=run.dir,
-                config=dict(run.config),
-                reinit="create_new",
-                resume="allow" if mode == "online" else None,
-                settings=wandb.Settings(**QUIET, init_timeout=init_timeout_s),
-            )
-        except (wandb.Error, ValueError) as error:
-            raise WriterError(str(_problem(error, settings.base_url, init_timeout_s))) from error
+    try:
+        with _same_sys_hooks():
+            return _init(run, run_id, options, init_timeout_s)
+    except (wandb.Error, ValueError) as error:
+        raise WriterError(str(_problem(error, init_timeout_s))) from error
 
 
 def finish(wandb_run: wandb.Run, exit_code: int) -> None:
@@ -86,16 +74,38 @@ def finish(wandb_run: wandb.Run, exit_code: int) -> None:
         raise WriterError(str(problem)) from error
 
 
-def _problem(error: Exception, url: str, init_timeout_s: float) -> Problem:
+def _init(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: float) -> wandb.Run:
+    # Without this, wandb asks on the terminal for a key that is not there.
+    settings = wandb.setup(settings=wandb.Settings(quiet=True, show_info=False)).settings
+    chosen = {name: value for name, value in options.items() if value}
+    defaults = {"project": settings.project or _accepted(run.name), "name": settings.run_name or run.id}
+    return wandb.init(
+        **{**defaults, **chosen},
+        id=_accepted(run_id),
+        dir=run.dir,
+        config=dict(run.config),
+        reinit="create_new",
+        resume="allow" if chosen.get("mode", settings.mode) == "online" else None,
+        settings=wandb.Settings(**QUIET, init_timeout=init_timeout_s),
+    )
+
+
+def _accepted(name: str) -> str:
+    """Return ``name`` without what W&B refuses in the name of a project and in the id of a run."""
+    return re.sub(r"[/\\#?%:]", "-", name).strip()[:128]
+
+
+def _problem(error: Exception, init_timeout_s: float) -> Problem:
     offline = "run with writers.wandb.mode=offline and upload it later with `wandb sync`"
-    if isinstance(error, wandb.errors.AuthenticationError) or "API key" in str(error):
-        rule, fix = f"an API key for {url}", f"Log in with `wandb login`, set WANDB_API_KEY, or {offline}"
+    text = str(error)
+    if "API key" in text or re.search(r"\b40[13]\b", text):
+        rule, fix = "an API key for W&B", f"Log in with `wandb login`, set WANDB_API_KEY, or {offline}"
     elif isinstance(error, wandb.errors.CommError):
-        rule = f"W&B at {url} to answer within {init_timeout_s:g} s"
+        rule = f"W&B to accept the run within {init_timeout_s:g} s"
         fix = f"Check the network, raise writers.wandb.init_timeout_s, or {offline}"
     else:
         rule, fix = "a run that W&B accepts", "Correct the options of writers.wandb"
-    return Problem("writers.wandb", rule, str(error), fix=fix)
+    return Problem("writers.wandb", rule, text, fix=fix)
 
 
 @contextmanager

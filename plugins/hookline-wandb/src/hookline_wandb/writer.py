@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -61,7 +60,7 @@ class WandbWriter(EventWriter):
 
     def open(self, run: Run) -> None:
         """Start the run at W&B or go on with it; after a failed write, go on with the one that is started."""
-        state = self._state or {"id": _wandb_id(run.id), "sent": -1}
+        state = self._state or {"id": run.id, "sent": -1}
         self._id: str = state["id"]
         self._sent = max(self._sent, state["sent"])
         self._reducer = PeriodReducer(0 if self._every_value else run.period, run.start_iter)
@@ -113,8 +112,3 @@ class WandbWriter(EventWriter):
                 self._wandb_run.config.update(event.hparams, allow_val_change=True)
             self._wandb_run.log(self._rows.row(event))
             self._sent = event.iteration
-
-
-def _wandb_id(run_id: str) -> str:
-    """Return ``run_id`` with what W&B does not take in an id replaced."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", run_id)[:64]
