@@ -74,7 +74,7 @@ def _arrange_gradients(ranks: nn.parallel.DistributedDataParallel) -> None:
     model = ranks.module
     if any(getattr(module, "sparse", False) for module in model.modules()):
         return  # DDP expects gradients of another kind than those of this backward
-    ranks.module = _Sum([parameter for parameter in model.parameters() if parameter.requires_grad])
+    ranks.module = _SumOfParameters(model)
     try:
         ranks().backward()
     finally:
@@ -82,13 +82,14 @@ def _arrange_gradients(ranks: nn.parallel.DistributedDataParallel) -> None:
     ranks.zero_grad(set_to_none=True)
 
 
-class _Sum(nn.Module):
-    """Stands in for a model whose every parameter must get a gradient, and nothing else happen."""
+class _SumOfParameters(nn.Module):
+    """Stands in for ``model`` where every parameter is to get a gradient, and nothing else to happen."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.terms = parameters  # a list: these are not this module's own
+        self.model = model
 
     def forward(self) -> torch.Tensor:
-        real = (torch.view_as_real(term) if term.is_complex() else term for term in self.terms)
-        return sum((term.sum() for term in real), torch.zeros((), device=self.terms[0].device))
+        terms = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        sums = ((torch.view_as_real(term) if term.is_complex() else term).sum() for term in terms)
+        return sum(sums, torch.zeros((), device=terms[0].device))

@@ -164,3 +164,19 @@ def test_a_property_is_not_run_by_looking_at_it():
             """A hook."""
 
     lint(Property(), "p")
+
+
+def test_self_may_have_any_name_and_static_methods_have_none():
+    class Odd(HookBase):
+        def after_step(this, trainer):  # noqa: N805
+            """A hook."""
+
+        @staticmethod
+        def before_step(trainer):
+            """A hook."""
+
+        @classmethod
+        def after_train(cls):
+            """A hook."""
+
+    lint(Odd(), "p")

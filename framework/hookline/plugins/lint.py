@@ -104,13 +104,11 @@ def _check_implementation(
             "an unmarked function, which would never be called",
             "Add @hookimpl (from hookline import hookimpl), or inherit HookBase",
         )
-    _check_arguments(where, hook, value)
+    _check_arguments(where, hook, getattr(plugin, attribute))
 
 
-def _check_arguments(where: str, hook: str, value: Any) -> None:
-    parameters = list(inspect.signature(inspect.unwrap(value)).parameters.values())
-    if parameters and parameters[0].name in ("self", "cls"):
-        parameters = parameters[1:]
+def _check_arguments(where: str, hook: str, bound: Any) -> None:
+    parameters = inspect.signature(bound).parameters.values()
     offered = hook_arguments(hook)
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
