@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,7 @@ __all__ = ["RunDir", "attach_log", "collected_logs", "make_directory", "replace_
 STATES = ("running", "finished", "stopped", "paused", "failed")
 
 _NAME = re.compile(r"[^\W_][\w.+=@ -]{0,99}")
+_logging_run: ContextVar[Path | None] = ContextVar("logging_run", default=None)
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
@@ -172,6 +174,9 @@ def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
         raise _unwritable(str(run_dir.log), "a file", error) from error
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank{rank} %(name)s: %(message)s"))
     handler.setLevel(logging.INFO)
+    # Loggers belong to the process: what another run in it says, in another thread, is not this run's.
+    handler.addFilter(lambda record: _logging_run.get() in (None, run_dir.path))
+    token = _logging_run.set(run_dir.path)
     logger = logging.getLogger("hookline")
     level = logger.level
     if logger.getEffectiveLevel() > logging.INFO:
@@ -180,6 +185,7 @@ def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
     try:
         yield handler
     finally:
+        _logging_run.reset(token)
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()

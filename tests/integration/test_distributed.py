@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hookline import ConfigError, load_config, load_model
+from hookline.environment import set_up
+
 TWO_RANKS = Path(__file__).parent / "two_ranks"
 TIMEOUT_S = 100
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"}
@@ -146,6 +149,17 @@ def test_two_ranks_learn_what_one_process_learns_from_batches_of_both(tmp_path, 
     assert [path.name for path in two.glob("**/*") if path.name.startswith("rank")] == []
 
 
+def test_three_ranks_resume_to_the_byte_though_sums_of_three_depend_on_their_order(tmp_path, ranks, train):
+    for folder, *more in [("whole",), ("parts", "train.stop_at=7")]:
+        codes, printed = ranks.run_ranks(train(folder, *more), tmp_path, 3)
+        assert codes == [0, 0, 0], printed
+    whole, parts = (run_in(tmp_path / name) for name in ("whole", "parts"))
+    codes, printed = ranks.run_ranks(train("parts", "--resume", str(parts)), tmp_path, 3)
+    assert codes == [0, 0, 0], printed
+    assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert saved(parts, 19) == saved(whole, 19)
+
+
 def test_an_error_on_one_rank_ends_both_and_is_told_once(tmp_path, train, start):
     process, stdout, stderr = start(
         [*HOOKLINE, *train("runs", "--nproc=2", "hooks+={./parts.py:Trouble: {kind: error}}")]
@@ -173,15 +187,13 @@ def test_what_is_wrong_with_a_config_is_told_once(train, start):
 
 
 def test_a_nan_on_one_rank_ends_both_with_clean_weights(tmp_path, ranks, train):
-    options = ["checkpoint.period=3", "hooks+={./parts.py:Trouble: {kind: nan}}"]
-    codes, printed = ranks.run_ranks(train("runs", *[f"hooks.{options[0]}", options[1]]), tmp_path)
+    options = ["hooks.checkpoint.period=3", "hooks+={./parts.py:Trouble: {kind: nan}}"]
+    codes, printed = ranks.run_ranks(train("runs", *options), tmp_path)
     assert codes == [1, 1], printed
     assert printed[1] == ""
     assert printed[0].count("iteration 3: expected finite losses and gradients, got") == 1
     run = run_in(tmp_path / "runs")
     assert status(run)["reason"].startswith("NonFiniteError: iteration 3")
-    from hookline import load_model
-
     before = load_model(run).state_dict()
     for rank in range(2):
         found = torch.load(run / f"rank{rank}.pt")
@@ -225,3 +237,21 @@ def test_ranks_whose_launcher_was_killed_save_and_end(tmp_path, ranks, train):
         alive.recv()
     found = status(run_in(tmp_path / "runs"))
     assert (found["state"], found["reason"]) == ("paused", "SIGTERM")
+
+
+def test_a_signal_while_the_summary_is_written_does_not_cut_it_short(tmp_path, ranks, train):
+    codes, printed = ranks.run_ranks(train("runs", "writers+=./parts.py:LateSignal"), tmp_path, 1)
+    assert codes == [0], printed
+    run = run_in(tmp_path / "runs")
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    assert "cat summary.json" in printed[0]
+
+
+def test_more_processes_than_gpus_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    config = load_config(TWO_RANKS / "run.yaml", ["train.device=cuda"])
+    with pytest.raises(ConfigError, match="a GPU for each process of this machine.*GPUs: 1"):
+        set_up(config)

@@ -168,7 +168,7 @@ def test_a_property_is_not_run_by_looking_at_it():
 
 def test_self_may_have_any_name_and_static_methods_have_none():
     class Odd(HookBase):
-        def after_step(this, trainer):  # noqa: N805
+        def after_step(this, trainer):
             """A hook."""
 
         @staticmethod

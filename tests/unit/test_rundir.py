@@ -8,6 +8,8 @@ import random
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 
 from hookline import rundir
 from hookline.errors import RunError
-from hookline.rundir import RunDir, attach_log, make_directory, replace_file, sync_directory
+from hookline.rundir import RunDir, attach_log, collected_logs, make_directory, replace_file, sync_directory
 
 
 @pytest.fixture
@@ -458,3 +460,26 @@ def test_importing_the_room_imports_neither_torch_nor_numpy():
     code = "import sys, hookline.rundir; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_two_runs_in_two_threads_keep_their_logs_apart(tmp_path):
+    both_open = threading.Barrier(2)
+
+    def train(name):
+        run = RunDir.create(tmp_path, name)
+        with attach_log(run):
+            both_open.wait()
+            logging.getLogger("hookline").warning("from %s", name)
+            both_open.wait()
+        assert [line.rpartition(" ")[2] for line in run.log.read_text().splitlines()] == [name]
+
+    with ThreadPoolExecutor(2) as pool:
+        for result in [pool.submit(train, name) for name in ("one", "two")]:
+            result.result()
+
+
+def test_logs_are_collected_until_there_is_a_file_for_them(tmp_path):
+    with collected_logs() as records:
+        logging.getLogger("hookline.part").info("early")
+    logging.getLogger("hookline.part").info("late")
+    assert [record.getMessage() for record in records] == ["early"]

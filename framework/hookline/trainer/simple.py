@@ -144,7 +144,9 @@ class SimpleTrainer(TrainerBase):
             if self._num_skipped > self.max_skips:
                 losses = {name: value for name, value in values.items() if "loss" in name} or values
                 raise NonFiniteError(event.iteration, losses, self._num_skipped)
-            _log.warning("Iteration %d: loss or gradient not finite, update skipped.", event.iteration)
+            # It is so on every rank; a person need not read it more than once.
+            level = logging.WARNING if distributed.is_main() else logging.INFO
+            _log.log(level, "Iteration %d: loss or gradient not finite, update skipped.", event.iteration)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after iteration ``iter``: the base's, model, optimizer, kernel and data."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -87,6 +88,37 @@ def test_run_without_a_checkpoint_that_starts_again_sends_every_point_once(run, 
         writer.write(training(0, 30 if status == "failed" else 55))
         writer.close(status)
     assert points(server, "total_loss") == LOSSES
+
+
+def test_points_that_were_not_uploaded_when_the_process_was_killed_are_sent_after_a_resume(run, server):
+    code = (
+        "import json, os, signal, sys\n"
+        "from hookline import Events, Run, Scalar\n"
+        "from hookline_wandb import WandbWriter\n"
+        f"writer = WandbWriter(); writer.open(Run({str(run.dir)!r}, 'n', {run.id!r}, period=1))\n"
+        "writer.write([Events(i, 0.0, {'x': Scalar(float(i))}) for i in range(300)])\n"
+        "print(json.dumps(writer.state_dict())); sys.stdout.flush()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(server.rows) < 300
+    writer = resumed(replace(run, period=1), json.loads(done.stdout), 300)
+    writer.write([Events(300, 0.0, {"x": Scalar(300.0)})])
+    writer.close("finished")
+    assert points(server, "x") == [(i, float(i)) for i in range(301)]
+
+
+def test_what_was_uploaded_long_ago_is_not_in_a_checkpoint(run, server, training, monkeypatch):
+    writer = WandbWriter()
+    writer.open(run)
+    writer.write(training(0, 30))
+    assert [event["iteration"] for event in writer.state_dict()["recent"]] == [9, 14, 19, 29]
+    assert writer.state_dict()["sent"] == 8
+    monkeypatch.setattr("hookline_wandb.writer.UPLOAD_S", 0.0)
+    assert writer.state_dict()["recent"] == []
+    assert writer.state_dict()["sent"] == 29
+    writer.close("finished")
 
 
 def test_paused_run_goes_on_within_its_period(run, server, training):
@@ -219,7 +251,7 @@ def test_no_network_is_an_error_that_offers_offline(run, dead_url, monkeypatch):
 def test_uploads_that_take_too_long_are_given_up_with_the_way_to_repeat_them(
     run, server, monkeypatch, training
 ):
-    monkeypatch.setitem(session.QUIET, "finish_timeout", 1.0)
+    monkeypatch.setitem(session.SETTINGS, "finish_timeout", 1.0)
     answering = threading.Event()
     monkeypatch.setattr(server, "stream", lambda told: answering.wait(20) and {})
     writer = WandbWriter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,16 @@ import wandb
 from hookline import Run
 from hookline.errors import Problem, WriterError
 
-__all__ = ["finish", "start"]
+__all__ = ["finish", "last_iteration", "start", "wait_for_disk"]
 
 # What is not uploaded then is on disk; `wandb sync` takes it from there.
 FINISH_TIMEOUT_S = 60.0
+# W&B's own process, which dies with this one, writes what it was handed this often.
+FLUSH_INTERVAL_S = 0.1
 
 # W&B gets what was put into the storage and nothing else: no captured output, code, git state, or statistics
 # of the machine, each of which costs time or changes something that is shared by the whole process.
-QUIET: dict[str, Any] = {
+QUIET = {
     "console": "off",
     "save_code": False,
     "disable_code": True,
@@ -31,8 +34,12 @@ QUIET: dict[str, Any] = {
     "x_disable_stats": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
+}
+SETTINGS: dict[str, Any] = {
+    **QUIET,
     "finish_timeout": FINISH_TIMEOUT_S,
     "finish_timeout_raises": True,
+    "x_transaction_log_flush_interval": FLUSH_INTERVAL_S,
 }
 
 
@@ -54,6 +61,18 @@ def start(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
             return _init(run, run_id, options, init_timeout_s)
     except (wandb.Error, ValueError) as error:
         raise WriterError(str(_problem(error, init_timeout_s))) from error
+
+
+def wait_for_disk(wandb_run: wandb.Run) -> None:
+    """Return when what was logged is in the run's file, where an offline run is complete."""
+    # The answer comes when everything before the question was handled, but perhaps not yet written.
+    wandb_run.summary.get("iteration")
+    time.sleep(5 * FLUSH_INTERVAL_S)
+
+
+def last_iteration(wandb_run: wandb.Run) -> int:
+    """Return the last iteration that is at W&B already; -1 where none is, or where nobody knows."""
+    return int(wandb_run.summary.get("iteration", -1)) if wandb_run.resumed else -1
 
 
 def finish(wandb_run: wandb.Run, exit_code: int) -> None:
@@ -86,7 +105,7 @@ def _init(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
         config=dict(run.config),
         reinit="create_new",
         resume="allow" if chosen.get("mode", settings.mode) == "online" else None,
-        settings=wandb.Settings(**QUIET, init_timeout=init_timeout_s),
+        settings=wandb.Settings(**SETTINGS, init_timeout=init_timeout_s),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,6 +13,9 @@ from pydantic import Field
 from hookline import Events, EventWriter, PeriodReducer, Run
 
 __all__ = ["WandbWriter"]
+
+# W&B uploads every 15 s, and only while this process lives.
+UPLOAD_S = 60.0
 
 logger = logging.getLogger("hookline")
 
@@ -53,32 +58,38 @@ class WandbWriter(EventWriter):
         }
         self._every_value = every_value
         self._init_timeout_s = init_timeout_s
+        self._state: Mapping[str, Any] = {}
         self._wandb_run: Any = None
-        self._state: Mapping[str, Any] | None = None
-        # Every iteration up to this one is at W&B as far as this process knows.
+        # What was handed to W&B and may not be there yet, with the time.
+        self._recent: deque[tuple[float, Events]] = deque()
+        # Every iteration up to this one is at W&B, or on its way.
         self._sent = -1
 
     def open(self, run: Run) -> None:
         """Start the run at W&B or go on with it; after a failed write, go on with the one that is started."""
-        state = self._state or {"id": run.id, "sent": -1}
-        self._id: str = state["id"]
-        self._sent = max(self._sent, state["sent"])
+        self._id: str = self._state.get("id", run.id)
         self._reducer = PeriodReducer(0 if self._every_value else run.period, run.start_iter)
-        if "reducer" in state:
-            self._reducer.load_state_dict(state["reducer"])
+        if self._state:
+            self._reducer.load_state_dict(self._state["reducer"])
         if self._wandb_run is None and self._options["mode"] != "disabled":
             self._start(run)
+        self._log([Events.from_state(event) for event in self._state.get("recent", ())])
 
     def write(self, events: Sequence[Events]) -> None:
         """Hand the events of the periods that are complete to W&B, which sends them on its own."""
         self._log(self._reducer.reduce(events))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the id at W&B, the last iteration that its own process has, and what it has not yet."""
+        """Return the id at W&B, the last iteration that is safe there, and all that followed it."""
         if self._wandb_run is not None:
-            # An answer comes after all that was logged before; that process outlives this one.
-            self._wandb_run.summary.get("iteration")
-        return {"id": self._id, "sent": self._sent, "reducer": self._reducer.state_dict()}
+            self._forget_what_is_safe()
+        recent = [event for _, event in self._recent]
+        return {
+            "id": self._id,
+            "sent": recent[0].iteration - 1 if recent else self._sent,
+            "recent": [event.to_state() for event in recent],
+            "reducer": self._reducer.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the position that ``open`` goes on from."""
@@ -99,10 +110,12 @@ class WandbWriter(EventWriter):
         self._wandb_run = session.start(run, self._id, self._options, self._init_timeout_s)
         self._wandb_run.define_metric("iteration", hidden=True)
         self._wandb_run.define_metric("*", step_metric="iteration", step_sync=False)
-        if self._wandb_run.resumed:
-            self._sent = max(self._sent, self._wandb_run.summary.get("iteration", -1))
-        where = f"offline, in {run.dir / 'wandb'}" if self._wandb_run.offline else self._wandb_run.url
-        logger.info("wandb: this run is %s", where)
+        if self._wandb_run.offline:
+            self._sent = self._state.get("sent", -1)
+            logger.info("wandb: this run is offline, in %s", run.dir / "wandb")
+        else:
+            self._sent = session.last_iteration(self._wandb_run)
+            logger.info("wandb: this run is %s", self._wandb_run.url)
 
     def _log(self, events: Sequence[Events]) -> None:
         for event in events:
@@ -112,3 +125,12 @@ class WandbWriter(EventWriter):
                 self._wandb_run.config.update(event.hparams, allow_val_change=True)
             self._wandb_run.log(self._rows.row(event))
             self._sent = event.iteration
+            self._recent.append((time.monotonic(), event))
+
+    def _forget_what_is_safe(self) -> None:
+        """Forget of the recent events those that W&B keeps even if this process is killed now."""
+        if self._wandb_run.offline and self._recent:
+            self._session.wait_for_disk(self._wandb_run)
+            self._recent.clear()
+        while self._recent and self._recent[0][0] < time.monotonic() - UPLOAD_S:
+            self._recent.popleft()

@@ -1,0 +1,83 @@
+"""Signals are noted once; what follows ends the process, and what was installed before comes back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+
+import pytest
+
+from hookline.trainer.interrupts import Interrupts
+
+
+@pytest.fixture
+def exits(monkeypatch):
+    """Return the exit codes that the process would have ended with."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_told(number, caplog, exits):
+    with caplog.at_level(logging.INFO), Interrupts() as interrupts:
+        send(number)
+    assert interrupts.signal is number
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages[0].startswith(f"{number.name}: pausing")
+    assert exits == []
+
+
+def test_a_signal_that_a_launcher_sends_twice_is_one(exits, clock):
+    with Interrupts():
+        send(signal.SIGTERM)
+        clock[0] += 0.9
+        send(signal.SIGTERM)
+        assert exits == []
+        clock[0] += 0.2
+        send(signal.SIGINT)
+        assert exits == [130]
+
+
+def test_a_signal_in_a_run_that_ends_anyway_is_not_told(caplog, exits):
+    with Interrupts() as interrupts:
+        interrupts.ending = True
+        send(signal.SIGTERM)
+    assert caplog.messages == exits == []
+
+
+def test_handlers_come_back_when_the_outermost_context_ends(exits):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    interrupts = Interrupts()
+    with interrupts:
+        with interrupts:
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert interrupts.signal is signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    with interrupts:
+        assert interrupts.signal is None  # of the next run
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_forked_process_leaves_ctrl_c_to_the_run_and_ends_by_sigterm(number, code):
+    with Interrupts() as interrupts:
+        child = os.fork()
+        if child == 0:
+            send(number)
+            os._exit(0 if interrupts.signal is None else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+    assert interrupts.signal is None
