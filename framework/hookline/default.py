@@ -18,7 +18,7 @@ from hookline.config.lengths import Epochs
 from hookline.data import build_loader
 from hookline.environment import on_all_ranks, set_up
 from hookline.errors import CheckpointError, ConfigError, PluginError, Problem, RunError
-from hookline.events import EventWriter
+from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
@@ -221,6 +221,7 @@ class DefaultTrainer(SimpleTrainer):
         )
         self.max_iter = self._iterations("train.max_iter", train.max_iter)
         self.log_period = train.log_period
+        self.storage = EventStorage(period=train.log_period)
         self.stop_at = train.stop_at
         self.schedule = self.build_schedule(optimizer)
         self.writers: Mapping[str, EventWriter] = self.build_writers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
         "metrics": _metrics(trainer),
         "hook_seconds": seconds,
         "writer_seconds": {name: round(value, 3) for name, value in _largest_first(trainer.writer_seconds)},
-        "gaps": [str(gap) for gap in trainer.gaps],
+        "gaps": [asdict(gap) for gap in trainer.gaps],
         "switched_off": dict(trainer.hooks.switched_off),
         "commands": commands(trainer),
     }
@@ -84,7 +85,7 @@ def print_summary(trainer: DefaultTrainer, data: Mapping[str, Any]) -> None:
         best = f", best {found['best']:.4g} at iteration {found['best_iteration']}" if "best" in found else ""
         lines.append((name, f"{found['last']:.4g}{best}"))
     lines += [("hooks", _times(data["hook_seconds"])), ("writers", _times(data["writer_seconds"]))]
-    lines += [("missed", gap) for gap in data["gaps"]]
+    lines += [("missed", _gap(gap)) for gap in data["gaps"]]
     lines += [("off", reason) for reason in data["switched_off"].values()]
     lines += [("files", _shown(trainer.run_dir)), *data["commands"].items()]
     _print_lines(lines)
@@ -143,6 +144,11 @@ def _device(trainer: DefaultTrainer) -> str:
 
 def _largest_first(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(seconds.items(), key=lambda item: -item[1])
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    missed = f"{gap['num_events']} iterations, {gap['first_iteration']} to {gap['last_iteration']}"
+    return f"{gap['writer']} missed {missed}: {gap['reason']}"
 
 
 def _times(seconds: Mapping[str, float]) -> str:

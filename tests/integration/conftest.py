@@ -106,10 +106,11 @@ def install(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
-    modules = set(sys.modules)
+    modules: set[str] = set()
 
     def install_distribution(name, code, *, hooks=(), writers=(), version="1.0", module=None):
         module = module or name.replace("-", "_")
+        modules.add(module)
         if code is not None:
             (site / f"{module}.py").write_text(textwrap.dedent(code))
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -125,5 +126,5 @@ def install(tmp_path, monkeypatch):
 
     yield install_distribution
     installed.cache_clear()
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+    for name in modules:
+        sys.modules.pop(name, None)

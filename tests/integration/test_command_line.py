@@ -213,3 +213,32 @@ def test_an_installed_plugin_that_is_not_enabled_is_not_imported(project):
     result = project.run("train", "run.yaml", "train.max_iter=1", "hooks+=./line.py:Spy")
     assert result.returncode == 0, result.stderr
     assert "plugins: hookline_json\n" in result.stdout
+
+
+def test_a_writer_that_fails_is_named_with_what_it_missed_and_the_run_goes_on(project, install):
+    install(
+        "failing",
+        """
+        from hookline import EventWriter
+        class Failing(EventWriter):
+            def write(self, events):
+                raise OSError("disk on fire")
+        """,
+        writers=["failing = failing:Failing"],
+    )
+    result = project.hookline("train", "run.yaml", "writers+=failing")
+    assert result.exit_code == 0, result.output
+    assert "failing missed 12 iterations, 0 to 11: OSError: disk on fire" in result.output
+    (run,) = project.runs()
+    assert json.loads((run / "summary.json").read_text())["gaps"][0]["writer"] == "failing"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_hook_that_may_be_switched_off_is_named_in_the_summary(project):
+    (project.path / "bad.py").write_text(
+        "from hookline import HookBase\nclass Bad(HookBase):\n    def after_step(self):\n        raise ValueError('no')\n"
+    )
+    result = project.hookline("train", "run.yaml", "hooks+={bad: {use: ./bad.py:Bad, on_error: disable}}")
+    assert result.exit_code == 0, result.output
+    assert "ValueError: no (Raised by plugin 'bad'" in result.output
+    assert "finished at iteration 12" in result.output

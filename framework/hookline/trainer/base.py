@@ -227,7 +227,7 @@ class TrainerBase:
                 "A run that goes on needs a higher max_iter."
             )
         if start_iter != self.storage.iter:
-            self.storage = EventStorage(start_iter)
+            self.storage = EventStorage(start_iter, period=self.log_period)
         self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
         self.status, self.reason = "running", ""
         self._stop_due, self._checkpoint_due, self._tags = False, False, []

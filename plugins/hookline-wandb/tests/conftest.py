@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hookline import Events, Run, Scalar
+from hookline_wandb import session
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,7 @@ def nobody_is_logged_in(tmp_path, monkeypatch) -> Iterator[None]:
         monkeypatch.setenv(name, str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setitem(session.SETTINGS, "finish_timeout", 10.0)
     yield
     import wandb
 

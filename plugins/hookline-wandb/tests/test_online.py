@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hookline import Delivery, Events, EventStorage, WriterError
+from hookline import Delivery, Events, EventStorage, Scalar, WriterError
 from hookline_wandb import WandbWriter, session
 
 LOSSES = [(9, 4.5), (19, 14.5), (29, 24.5), (39, 34.5), (49, 44.5), (54, 52.0)]

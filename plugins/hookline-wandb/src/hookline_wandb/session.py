@@ -66,13 +66,13 @@ def start(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
 def wait_for_disk(wandb_run: wandb.Run) -> None:
     """Return when what was logged is in the run's file, where an offline run is complete."""
     # The answer comes when everything before the question was handled, but perhaps not yet written.
-    wandb_run.summary.get("iteration")
+    wandb_run.summary.get("iteration")  # type: ignore[no-untyped-call]
     time.sleep(5 * FLUSH_INTERVAL_S)
 
 
 def last_iteration(wandb_run: wandb.Run) -> int:
-    """Return the last iteration that is at W&B already; -1 where none is, or where nobody knows."""
-    return int(wandb_run.summary.get("iteration", -1)) if wandb_run.resumed else -1
+    """Return the last iteration that is at W&B already; -1 where the run is new there."""
+    return int(wandb_run.summary.get("iteration", -1))  # type: ignore[no-untyped-call]
 
 
 def finish(wandb_run: wandb.Run, exit_code: int) -> None:
