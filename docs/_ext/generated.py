@@ -22,7 +22,7 @@ from hookline.config import DEFAULT_HOOKS, Option, describe_options, schema
 from hookline.config.rules import rule
 from hookline.hookspecs import HookBase, HookSpecs
 
-__all__ = ["KINDS", "built_in_hooks", "entry_point", "expand", "hookspecs", "options_of", "setup"]
+__all__ = ["KINDS", "built_in_hooks", "entry_point", "expand", "hookspecs", "setup"]
 
 _LINE = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
 
@@ -201,7 +201,9 @@ def _prose(owner: Any) -> str:
     """Return the docstring of ``owner`` before its sections, as Markdown."""
     docstring = parse(inspect.cleandoc(owner.__doc__ or ""), style=DocstringStyle.GOOGLE)
     text = "\n\n".join(filter(None, [docstring.short_description, docstring.long_description]))
-    return re.sub(r"::\n\n((?:    .*\n?|\n)+)", lambda code: f":\n\n```python\n{_dedented(code[1])}\n```\n", text)
+    return re.sub(
+        r"::\n\n((?:    .*\n?|\n)+)", lambda code: f":\n\n```python\n{_dedented(code[1])}\n```\n", text
+    )
 
 
 def _dedented(code: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Protocol
@@ -181,6 +182,7 @@ class Loader:
                 num_workers=self.num_workers,
                 persistent_workers=self.num_workers > 0,
                 pin_memory=pin_memory,
+                worker_init_fn=_leave_signals_to_the_run,
                 generator=torch.Generator(),  # it would draw a seed from the global one otherwise
             )
         self._jobs.remaining = jobs
@@ -279,6 +281,12 @@ def _fetch(dataset: Any, indices: Tensor) -> Any:
     if getattr(dataset, "__getitems__", None):
         return default_collate(dataset.__getitems__(indices.tolist()))
     return default_collate([dataset[index] for index in indices.tolist()])
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ignore what pauses a run: sent to the whole process group, it must not end the workers before."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Sized
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,11 +16,12 @@ import torch
 from torch import nn
 
 from hookline import checkpoint, distributed, report
-from hookline.config import Config, load_config, resolve_target, to_iterations, to_yaml
+from hookline.config import Config, PluginSpec, Target, load_config, resolve_target, to_iterations, to_yaml
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader
 from hookline.environment import on_all_ranks, set_up
 from hookline.errors import CheckpointError, ConfigError, PluginError, Problem, RunError
+from hookline.evaluation import check_metrics
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
@@ -30,6 +34,7 @@ __all__ = ["DefaultTrainer", "load_model", "trainer_class"]
 _log = logging.getLogger(__name__)
 
 _SMOKE_ITERS = 3
+_HPARAM_SECTIONS = ("model", "data", "optimizer", "schedule", "train")
 _NO_PLUGINS = ("schedule",)  # without it the run would not do what its config says
 
 
@@ -124,6 +129,7 @@ class DefaultTrainer(SimpleTrainer):
                     f"{where}: expected an EventWriter, got a {kind} from {plan.loaded.source}. "
                     "Hooks belong into the list 'hooks'."
                 )
+            _check_methods(writer, plan)
         return writers
 
     def evaluate(
@@ -134,7 +140,9 @@ class DefaultTrainer(SimpleTrainer):
     ) -> dict[str, float]:
         """Return losses and metrics of the model on ``data``, a key of the config's ``data`` or batches."""
         if isinstance(data, str):
-            metrics = self.build_evaluator(data) if metrics is None else metrics
+            batches = self.eval_data(data)
+            metrics = self._evaluators[data] if metrics is None else metrics
+            data = batches
         return super().evaluate(data, metrics, max_batches=max_batches or _SMOKE_ITERS * self.smoke)
 
     def eval_data(self, data: Any) -> Iterable[Any]:
@@ -142,7 +150,9 @@ class DefaultTrainer(SimpleTrainer):
         if not isinstance(data, str):
             return super().eval_data(data)
         if data not in self._eval_loaders:
-            self._eval_loaders[data] = self.build_eval_loader(data)
+            metrics = self.build_evaluator(data)
+            check_metrics(metrics, self.precision, f"data.{data}.metrics")
+            self._evaluators[data], self._eval_loaders[data] = metrics, self.build_eval_loader(data)
         return self._eval_loaders[data]
 
     # ---- running
@@ -161,10 +171,14 @@ class DefaultTrainer(SimpleTrainer):
         start = perf_counter()
         with ExitStack() as stack:
             stack.enter_context(self._interrupts)  # until the run's files say how it ended
+            if distributed.is_main():
+                stack.enter_context(run.held())
             log = stack.enter_context(attach_log(run, distributed.rank()))
             while self._early_records:  # what was said before there was a file to say it in
                 log.handle(self._early_records.pop(0))
             self.start_iter, self.max_iter = first, last
+            if first == 0:
+                self.storage.put_hparams(_hparams(self.config))
             if distributed.is_main():
                 run.write_status("running", iteration=first)
                 self._describe(run)
@@ -190,12 +204,20 @@ class DefaultTrainer(SimpleTrainer):
             RunError: If there is no such run.
             CheckpointError: If it has no undamaged checkpoint, or the one named is damaged.
         """
-        found = RunDir.find(run, Path(self.config.run.dir), self.config.run.name)
+        found = self._found_run(run)
         path = checkpoint.resolve(found.path if run == "latest" else Path(run))
         self._run, self.run_dir, self.resumed_from = found, found.path, path
         self.load_state_dict(checkpoint.load(path))
         self._next_iter = self.iter
         self.hooks.call("after_load", trainer=self, path=path)
+
+    def _found_run(self, run: str) -> RunDir:
+        found = RunDir.find(run, Path(self.config.run.dir), self.config.run.name)
+        if run == "latest" and not found.checkpoints.is_dir():
+            # A later start that failed before its first checkpoint does not hide the run before it.
+            others = (RunDir(path.parent) for path in found.path.parent.glob("*/checkpoints"))
+            return max(others, key=lambda other: other.id, default=found)
+        return found
 
     def load_weights(self, source: str | Path) -> None:
         """Load the model's weights, and nothing else, from a run, a checkpoint or a ``.safetensors`` file."""
@@ -234,6 +256,7 @@ class DefaultTrainer(SimpleTrainer):
             if writer.period is not None
         }
         self._eval_loaders: dict[str, Iterable[Any]] = {}
+        self._evaluators: dict[str, Mapping[str, Any]] = {}
         self.build_hooks()
         if self.smoke:
             self._complete_smoke()
@@ -247,7 +270,10 @@ class DefaultTrainer(SimpleTrainer):
         hooks, writers = config.hooks or [], config.writers or []
         if not plugins:
             hooks, writers = [hook for hook in hooks if hook is not None and hook.use in _NO_PLUGINS], []
-        return Plan(config, hooks, writers, required)
+        plan = Plan(config, hooks, writers, required)
+        if cls.build_eval_loader is DefaultTrainer.build_eval_loader:
+            plan.problems.extend(_missing_data(config, hooks))
+        return plan
 
     def _complete_smoke(self) -> None:
         """Evaluate and save once, also where the config does not ask for it."""
@@ -284,8 +310,7 @@ class DefaultTrainer(SimpleTrainer):
         )
 
     def _iterations(self, key: str, length: int | Epochs) -> int:
-        loader = self.data_loader
-        per_epoch = len(loader) // self.accumulate if isinstance(loader, Sized) else None
+        per_epoch = _length(self.data_loader, self.accumulate) if isinstance(length, Epochs) else None
         iterations = to_iterations(length, per_epoch, self.config.where(key))
         return min(iterations, _SMOKE_ITERS) if self.smoke and key == "train.max_iter" else iterations
 
@@ -313,7 +338,11 @@ class DefaultTrainer(SimpleTrainer):
 
     def _describe(self, run: RunDir) -> None:
         """Write what the run is made of; of a resumed run, what it is made of now."""
-        (run.path / "config.yaml").write_text(to_yaml(self.config), "utf-8")
+        config = self.config
+        if config.trainer is None and type(self) is not DefaultTrainer:
+            # Whoever reads the config later, to resume or evaluate, needs the class that made the parts.
+            config = replace(config, trainer=Target(_target_of(type(self))))
+        (run.path / "config.yaml").write_text(to_yaml(config), "utf-8")
         (run.path / "config.source.yaml").write_text(self.config.source_text, "utf-8")
         run.write_json("overrides.json", {"overrides": list(self.config.overrides)})
         run.write_environment()
@@ -350,6 +379,44 @@ def trainer_class(config: Config) -> type[DefaultTrainer]:
     return found
 
 
+def _check_methods(writer: EventWriter, plan: PlannedPlugin) -> None:
+    """Refuse a writer whose methods cannot be called as they will be."""
+    for name, arguments in {"open": 1, "write": 1, "close": 1, "state_dict": 0, "load_state_dict": 1}.items():
+        try:
+            inspect.signature(getattr(writer, name)).bind(*[None] * arguments)
+        except TypeError as error:
+            raise PluginError(
+                f"writers.{plan.name}.{name}: expected a method that takes {arguments} argument beside self, "
+                f"got one of {plan.loaded.source} that does not ({error}). See hookline.EventWriter.{name}."
+            ) from error
+
+
+def _length(loader: Any, accumulate: int) -> int | None:
+    """Return the iterations of an epoch, or None where nobody knows."""
+    try:  # A DataLoader always has __len__, and raises in it where its dataset has none.
+        return len(loader) // accumulate
+    except TypeError:
+        return None
+
+
+def _missing_data(config: Config, hooks: Iterable[PluginSpec]) -> Iterator[Problem]:
+    """Yield a problem for each evaluation of data that the config does not have."""
+    for hook in hooks:
+        name = hook.options.get("data", "eval") if hook is not None and hook.use == "evaluate" else None
+        if name is not None and name not in (config.data or {}):
+            where = config.where(f"hooks.{hook.name}.data")
+            exists = f"There is: {', '.join(config.data or {}) or 'none'}"
+            yield Problem(where, "a key of the section data", name, exists, f"Add data.{name}")
+
+
+def _target_of(cls: type) -> str:
+    """Return the target that `resolve_target` finds ``cls`` by."""
+    module = sys.modules[cls.__module__]
+    is_file = module.__name__ == "__main__" or module.__name__.startswith("hookline_local_")
+    where = Path(str(module.__file__)).resolve() if is_file else module.__name__
+    return f"{where}:{cls.__qualname__}"
+
+
 def load_model(run: str | Path) -> nn.Module:
     """Return the trained model of a run in evaluation mode, on the CPU; nothing but its class is imported.
 
@@ -362,6 +429,11 @@ def load_model(run: str | Path) -> nn.Module:
     """
     found = RunDir.find(str(run), Path())
     config = load_config(found.path / "config.yaml")
+    cls = trainer_class(config)
+    if cls.build_model is not DefaultTrainer.build_model:
+        trainer = cls(config, plugins=False)
+        trainer.load_weights(run)
+        return trainer.model.cpu().eval()
     plan = Plan(config, [], [], required=("model",), only=("model",))
     if plan.problems:
         raise ConfigError(plan.problems)
@@ -384,6 +456,23 @@ def _load_weights(model: nn.Module, source: Path) -> None:
 
 def _exc_info(error: BaseException) -> Any:
     return type(error), error, error.__traceback__
+
+
+def _hparams(config: Config) -> dict[str, bool | int | float | str]:
+    """Return what was chosen for the model, the data and how to train, by dotted key."""
+    chosen = {key: value for key, value in config.to_dict(absolute=False).items() if key in _HPARAM_SECTIONS}
+    chosen["train"] = {key: value for key, value in chosen["train"].items() if key != "stop_at"}
+    flat: dict[str, bool | int | float | str] = {}
+
+    def flatten(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                flatten(item, f"{key}.{name}".lstrip("."))
+        elif value is not None:
+            flat[key] = value if isinstance(value, bool | int | float | str) else str(value)
+
+    flatten(chosen, "")
+    return flat
 
 
 def _described(plan: PlannedPlugin) -> dict[str, Any]:

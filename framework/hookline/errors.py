@@ -76,7 +76,8 @@ class NonFiniteError(HooklineError, FloatingPointError):
         super().__init__(
             f"iteration {iteration}: expected finite losses and gradients, got {shown}. "
             f"{num_skipped} update{'s' if num_skipped != 1 else ''} in a row skipped; the weights are those "
-            "before them. Lower the learning rate, set train.clip_norm, or allow some with train.max_skips."
+            "before them. Look for NaN in the data, lower the learning rate, set train.clip_norm, or allow "
+            "some with train.max_skips."
         )
 
 

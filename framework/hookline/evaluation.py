@@ -20,7 +20,7 @@ from hookline import distributed
 from hookline.errors import ConfigError, Problem, RunError, add_note, did_you_mean
 from hookline.kernel import AUTOCAST_DTYPES, to_device
 
-__all__ = ["Metric", "evaluate"]
+__all__ = ["Metric", "check_metrics", "evaluate"]
 
 
 class Metric(Protocol):
@@ -96,7 +96,7 @@ def evaluate(
         ConfigError: If model and metrics do not fit together, or a result is not a number.
         RunError: If there is no batch, on any rank.
     """
-    _check(metrics, precision)
+    check_metrics(metrics, precision)
     module: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     device = torch.device(device or next((p.device for p in module.parameters()), "cpu"))
     if callable(rewind := getattr(loader, "rewind", None)):
@@ -250,22 +250,22 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
         raise ConfigError([Problem(f"metrics.{name}", expected, f"{type(value).__name__}{shape}", fix=fix)])
 
 
-def _check(metrics: Mapping[str, Metric], precision: str) -> None:
+def check_metrics(metrics: Mapping[str, Metric], precision: str, where: str = "metrics") -> None:
     """Raise if a metric lacks a method, or would count only this rank's share of the data."""
     problems = []
     if precision not in AUTOCAST_DTYPES:
         expected = f"one of {', '.join(AUTOCAST_DTYPES)}"
         problems.append(Problem("evaluate.precision", expected, precision))
     for name, metric in metrics.items():
-        where, kind = f"metrics.{name}", type(metric).__name__
+        at, kind = f"{where}.{name}", type(metric).__name__
         missing = [method for method in ("update", "compute", "reset") if not hasattr(metric, method)]
         if missing or isinstance(metric, type):
             fix = "Give it an instance of a class that has them"
-            problems.append(Problem(where, "an object with update, compute and reset", metric, fix=fix))
+            problems.append(Problem(at, "an object with update, compute and reset", metric, fix=fix))
         elif distributed.world_size() > 1 and not _combines(metric):
             fix = f"Give {kind} a method merge(self, other)"
             expected = f"a metric that can be combined over {distributed.world_size()} ranks"
-            problems.append(Problem(where, expected, metric, "It has neither sync nor merge", fix))
+            problems.append(Problem(at, expected, metric, "It has neither sync nor merge", fix))
     if problems:
         raise ConfigError(problems)
 

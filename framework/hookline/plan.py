@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from hookline.config import Config, PluginSpec, Target, check_options, resolve_target
+from hookline.config import (
+    Config,
+    Optimizer,
+    PluginSpec,
+    Target,
+    check_options,
+    describe_options,
+    resolve_target,
+)
 from hookline.errors import ConfigError, HooklineError, PluginError, Problem
 from hookline.plugins import HOOKS, WRITERS, LoadedPlugin, load
 
@@ -95,7 +103,16 @@ class Plan:
 
     def make(self, key: str, **given: Any) -> Any:
         """Return the part at ``key``, built with its options and what is ``given``."""
-        return self._makers[key](**given)
+        try:
+            return self._makers[key](**given)
+        except (TypeError, ValueError) as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            exists = f"It was raised at {at.filename}:{at.lineno}"
+            got = f"{type(error).__name__}: {error}"
+            where = self._config.where(f"{key}.target")
+            raise ConfigError(
+                [Problem(where, "a target that can be built with its options", got, exists)]
+            ) from error
 
     def _add_target(self, key: str, target: Target) -> None:
         factory = resolve_target(target.target, self._config.base, self._config.where(f"{key}.target"))
@@ -103,10 +120,16 @@ class Plan:
             raise ConfigError(
                 [Problem(self._config.where(f"{key}.target"), "a class or a function", factory)]
             )
+        given = _given(key, factory)
         options, problems = check_options(
-            factory, target.options, key, self._config.origin, _given(key, factory)
+            factory, self._with_functions(factory, target.options, key), key, self._config.origin, given
         )
         self._problems += problems
+        if isinstance(target, Optimizer):
+            for i, group in enumerate(target.groups):
+                where = f"{key}.groups.{i}"
+                _, problems = check_options(factory, group.options, where, self._config.origin, given)
+                self._problems += (problem for problem in problems if not problem.missing)
         self._makers[key] = partial(factory, **options)
 
     def _plugins(self, specs: Iterable[PluginSpec], group: str) -> list[PlannedPlugin]:
@@ -119,9 +142,20 @@ class Plan:
     def _plugin(self, spec: PluginSpec, group: str) -> PlannedPlugin:
         key = f"{group.rpartition('.')[2]}.{spec.name}"
         loaded = load(spec.use, group, self._config.base, self._config.where(key))
-        options, problems = check_options(loaded.options_of, spec.options, key, self._config.origin)
+        given = self._with_functions(loaded.options_of, spec.options, key)
+        options, problems = check_options(loaded.options_of, given, key, self._config.origin)
         self._problems += problems
         return PlannedPlugin(spec.name, loaded, options, spec.on_error)
+
+    def _with_functions(self, factory: Any, options: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Return ``options`` with the targets of those that are functions imported."""
+        functions = {option.name for option in describe_options(factory) if "Callable" in option.type}
+        return {
+            name: resolve_target(value, self._config.base, self._config.where(f"{key}.{name}"))
+            if name in functions and isinstance(value, str)
+            else value
+            for name, value in options.items()
+        }
 
     def _collect(self, add: Callable[[], None]) -> None:
         try:
@@ -140,7 +174,11 @@ def _targets(config: Config) -> Iterator[tuple[str, Target]]:
         if data is None:
             continue
         yield f"data.{name}", data
-        yield from ((f"data.{name}.metrics.{metric}", target) for metric, target in data.metrics.items())
+        yield from (
+            (f"data.{name}.metrics.{metric}", target)
+            for metric, target in data.metrics.items()
+            if target is not None
+        )
 
 
 def _given(key: str, factory: Any) -> tuple[str, ...]:

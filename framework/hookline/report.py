@@ -62,7 +62,7 @@ def commands(trainer: DefaultTrainer) -> dict[str, str]:
     """Return the commands that continue the run, and that show what its writers wrote."""
     found = {}
     if trainer.run_dir is not None and (trainer.run_dir / "checkpoints" / "latest").exists():
-        is_complete = trainer.status in ("finished", "stopped")
+        is_complete = trainer.status == "finished"
         resume = ["hookline", "train", *_source(trainer), "--resume", _shown(trainer.run_dir)]
         more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
         found["extend" if is_complete else "resume"] = shlex.join([*resume, *more])

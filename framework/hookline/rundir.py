@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import math
@@ -144,6 +145,26 @@ class RunDir:
     def write_environment(self) -> None:
         """Write ``environment.json``: versions, command line, commit, hardware; once the device is in use."""
         self.write_json("environment.json", _environment())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from training in this directory, as long as the context lasts.
+
+        The lock is the kernel's: it goes with the process, however that ends.
+
+        Raises:
+            RunError: If another process trains in it.
+        """
+        with open(self.path / "lock", "a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
+                fix = "Wait for it, stop it, or start a run of its own"
+                raise RunError(
+                    str(Problem(f"run directory {self.path}", "one that nobody trains in", holder, fix=fix))
+                ) from error
+            yield
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write ``data`` as the file ``name``, whole or not at all; NaN and infinities become strings.

@@ -50,13 +50,16 @@ def described(text: str) -> dict[str, str]:
     return {row[0].split()[0]: row[-1] for row in rows}
 
 
-@pytest.mark.parametrize(("name", "function"), generated.hookspecs().items())
-def test_every_hook_has_its_place_and_its_words(name, function):
+@pytest.mark.parametrize("name", generated.hookspecs())
+def test_every_hook_has_its_place_and_its_words(name):
+    function = generated.hookspecs()[name]
     text = section("reference/hooks.md", name)
     assert f"def {name}(self, trainer: TrainerBase" in text
     assert function.__doc__, f"HookSpecs.{name} has no docstring"
     assert function.__doc__.splitlines()[0] in text
-    assert re.search(rf"\b{name}\b", page("explanation/iteration.md")), f"{name} is missing in the order of calls"
+    assert re.search(rf"\b{name}\b", page("explanation/iteration.md")), (
+        f"{name} is missing in the order of calls"
+    )
 
 
 def test_every_trait_is_explained():
@@ -72,12 +75,14 @@ def test_every_request_that_a_hook_can_make_is_listed():
         assert f"trainer.{name}(" in text
 
 
-@pytest.mark.parametrize(("name", "point"), generated.built_in_hooks().items())
-def test_every_built_in_hook_and_its_options_are_described(name, point):
+@pytest.mark.parametrize("name", generated.built_in_hooks())
+def test_every_built_in_hook_and_its_options_are_described(name):
     text = section("reference/built-in-hooks.md", name)
-    hook = point.load()
+    hook = generated.built_in_hooks()[name].load()
     assert hook.__doc__.splitlines()[0].replace("``", "") in text.replace("``", "")
-    assert f"[{name}](#{name})" in page("reference/built-in-hooks.md"), "say what it is for, in the first table"
+    assert f"[{name}](#{name})" in page("reference/built-in-hooks.md"), (
+        "say what it is for, in the first table"
+    )
     assert_described(hook, described(text))
 
 
@@ -112,8 +117,9 @@ def test_every_key_of_a_config_is_described(name):
         assert meaning or section("reference/config.md", key), f"{name}.{key} has no description"
 
 
-@pytest.mark.parametrize(("name", "command"), main.commands.items())
-def test_every_command_and_its_options_are_described(name, command):
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_and_its_options_are_described(name):
+    command = main.commands[name]
     text = section("reference/command-line.md", f"hookline {name}")
     assert command.help.partition("\n")[0] in text
     meanings = described(text)
@@ -127,7 +133,9 @@ def test_every_command_and_its_options_are_described(name, command):
 @pytest.mark.parametrize("name", hookline.__all__)
 def test_every_public_name_is_in_the_reference(name):
     pages = page("reference/api.md") + page("reference/errors.md")
-    found = re.findall(rf"^\.\. auto(?:class|exception|function|data):: hookline\.{name}$", pages, re.MULTILINE)
+    found = re.findall(
+        rf"^\.\. auto(?:class|exception|function|data):: hookline\.{name}$", pages, re.MULTILINE
+    )
     assert len(found) == 1
 
 
@@ -152,4 +160,6 @@ def test_a_page_cannot_ask_for_what_there_is_not():
 def assert_described(owner: object, meanings: dict[str, str]) -> None:
     """Fail unless every option of ``owner`` has a row with a description."""
     for option in describe_options(owner):
-        assert meanings.get(option.name), f"{owner.__name__}.{option.name} has no description in its docstring"
+        assert meanings.get(option.name), (
+            f"{owner.__name__}.{option.name} has no description in its docstring"
+        )

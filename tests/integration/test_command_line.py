@@ -242,3 +242,74 @@ def test_a_hook_that_may_be_switched_off_is_named_in_the_summary(project):
     assert result.exit_code == 0, result.output
     assert "ValueError: no (Raised by plugin 'bad'" in result.output
     assert "finished at iteration 12" in result.output
+
+
+def test_the_summary_shows_how_to_look_at_the_charts(project):
+    result = project.hookline("train", "run.yaml", "writers=[json,tensorboard]")
+    (line,) = [line for line in result.output.splitlines() if line.startswith("tensorboard ")]
+    assert line.split()[1:] == ["tensorboard", "--logdir", str(project.runs()[0] / "tensorboard")]
+
+
+def test_hyper_parameters_of_the_config_reach_the_writers(project, install):
+    install(
+        "keeping",
+        """
+        from hookline import EventWriter
+        class Keeping(EventWriter):
+            def open(self, run):
+                self.file = run.dir / "hparams.txt"
+            def write(self, events):
+                with self.file.open("a") as file:
+                    for event in events:
+                        if event.hparams:
+                            print(event.iteration, event.hparams["optimizer.lr"], len(event.hparams), file=file)
+        """,
+        writers=["keeping = keeping:Keeping"],
+    )
+    assert project.hookline("train", "run.yaml", "writers+=keeping", "train.stop_at=3").exit_code == 0
+    assert project.hookline("train", "run.yaml", "writers+=keeping", "--resume", "latest").exit_code == 0
+    lines = (project.runs()[0] / "hparams.txt").read_text().splitlines()
+    # Told again after the resume, for this writer cannot be rewound.
+    assert {tuple(line.split()[:2]) for line in lines} == {("0", "0.05")}
+
+
+def test_a_function_in_a_config_is_named_like_any_target(project):
+    (project.path / "my.py").write_text("def report(trainer):\n    print('report of', trainer.iter)\n")
+    result = project.hookline("train", "run.yaml", "hooks+={callback: {after_step: ./my.py:report}}")
+    assert result.exit_code == 0, result.output
+    assert "report of 11" in result.output
+
+
+def test_a_run_that_goes_on_is_not_trained_by_a_second_process(project):
+    process = start_long_run(project, "hooks.checkpoint.period=2")
+    (run,) = project.runs()
+    try:
+        second = project.hookline("train", "run.yaml", "train.max_iter=10000000", "--resume", run)
+        assert second.exit_code == 2
+        assert f"process {process.pid}" in second.output
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_data_loader_without_a_length_trains_by_iterations(project):
+    (project.path / "stream.py").write_text(
+        "import torch\nfrom torch.utils.data import DataLoader, IterableDataset\n"
+        "class Stream(IterableDataset):\n    def __iter__(self):\n"
+        "        for i in range(40):\n            x = torch.full((1,), i / 40)\n            yield x, 3 * x + 1\n"
+        "def loader(): return DataLoader(Stream(), batch_size=8)\n"
+    )
+    (project.path / "run.yaml").write_text(
+        (project.path / "run.yaml")
+        .read_text()
+        .replace(
+            "train: {target: ./line.py:points, loader: {batch_size: 8}}",
+            "train: {target: ./stream.py:loader}",
+        )
+    )
+    result = project.hookline("train", "run.yaml")
+    assert result.exit_code == 0, result.output
+    in_epochs = project.hookline("train", "run.yaml", "train.max_iter=2 epochs")
+    assert in_epochs.exit_code == 2
+    assert "The loader of data.train has no length" in in_epochs.output

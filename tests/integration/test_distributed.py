@@ -161,7 +161,7 @@ def test_three_ranks_resume_to_the_byte_though_sums_of_three_depend_on_their_ord
 
 
 def test_an_error_on_one_rank_ends_both_and_is_told_once(tmp_path, train, start):
-    process, stdout, stderr = start(
+    process, _, stderr = start(
         [*HOOKLINE, *train("runs", "--nproc=2", "hooks+={./parts.py:Trouble: {kind: error}}")]
     )
     assert process.wait(TIMEOUT_S) == 1

@@ -147,6 +147,16 @@ def test_a_page_does_what_it_says(page, python, tmp_path):
         reader.follow(block)
 
 
+def test_what_is_shown_may_differ_only_in_what_differs_from_run_to_run():
+    shown = "run  runs/a/20261122-101212-122387\n…\nloss 0.83  588 it/s\n"
+    assert_same(shown, "run  runs/a/20270101-000000-abcdef\n1\n2\nloss 1.2e-05  1.5 it/s\n", "here")
+    for other in ("runs/b", "loss x", "iter/s"):
+        with pytest.raises(AssertionError, match="here shows"):
+            assert_same(shown, f"run  runs/a/20261122-101212-122387\nloss 0.83  588 it/s\n{other}\n", "here")
+    with pytest.raises(AssertionError, match="here shows"):
+        assert_same("40 lines\n", "41 lines\n", "here")
+
+
 @pytest.mark.slow
 def test_the_pages_build_without_a_warning(tmp_path):
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -223,3 +226,61 @@ def test_train_of_a_default_trainer_goes_on_after_a_pause(project, finished):
     assert trainer.status == "finished"
     assert torch.equal(trainer.model.linear.weight, load_model(finished).linear.weight)
     assert (trainer.run_dir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(project, finished):
+    result = project.hookline("train", "run.yaml", "optimizer.target=torch.optim.SGD", "--resume", finished)
+    assert result.exit_code == 2
+    assert "that of AdamW for SGD" in result.output
+
+
+def test_a_run_of_a_trainer_written_in_python_is_resumed_evaluated_and_loaded(project):
+    (project.path / "mine.py").write_text(
+        "import yaml\nfrom hookline import DefaultTrainer\nfrom line import Line\n"
+        "class Mine(DefaultTrainer):\n    def build_model(self):\n        return Line()\n"
+        "if __name__ == '__main__':\n"
+        "    config = yaml.safe_load(open('run.yaml'))\n    del config['model']\n"
+        "    Mine(config, ['train.stop_at=5']).train()\n"
+    )
+    script = subprocess.run(
+        [sys.executable, "mine.py"], cwd=project.path, capture_output=True, text=True, timeout=100
+    )
+    assert script.returncode == 0, script.stderr
+    (line,) = [line for line in script.stdout.splitlines() if line.startswith("resume")]
+    env = {**os.environ, "PYTHONPATH": str(project.path)}
+    resumed = project.run(*line.split()[2:], env=env)
+    assert "finished at iteration 12" in resumed.stdout, resumed.stderr
+    evaluated = project.run("evaluate", str(project.runs()[0]), env=env)
+    assert "eval/total_loss" in evaluated.stdout, evaluated.stderr
+
+
+STEP_LR = "schedule={target: torch.optim.lr_scheduler.StepLR, step_size: 3}"
+
+
+def test_changed_options_of_a_torch_scheduler_take_effect_on_resume(project):
+    train(project, "runs", STEP_LR, "train.stop_at=3")
+    train(project, "runs", STEP_LR, "schedule.step_size=100", "--resume", "latest")
+    rows = [json.loads(row) for row in (latest(project, "runs") / "metrics.jsonl").read_text().splitlines()]
+    assert rows[2]["lr"] == pytest.approx(0.05)
+    assert [row["lr"] for row in rows[3:]] == pytest.approx([0.005] * 9)
+
+
+def test_a_checkpoint_of_another_torch_scheduler_is_refused(project):
+    train(project, "runs", STEP_LR, "train.stop_at=3")
+    other = "schedule={target: torch.optim.lr_scheduler.ExponentialLR, gamma: 0.9}"
+    result = project.hookline("train", "run.yaml", *NOISY, "run.dir=runs", other, "--resume", "latest")
+    assert result.exit_code == 2
+    assert "expected the state of a ExponentialLR, got that of a StepLR" in result.output
+
+
+def test_a_start_that_failed_does_not_hide_the_run_before_it(project):
+    train(project, "runs", "train.stop_at=5")
+    refused = project.hookline("train", "run.yaml", "run.dir=runs", "schedule={target: ./line.py:points}")
+    assert refused.exit_code == 2
+    assert "finished at iteration 12" in train(project, "runs", "--resume", "latest")
+
+
+def test_resume_and_weights_exclude_each_other(project, finished):
+    result = project.hookline("train", "run.yaml", "--resume", finished, "--weights", finished)
+    assert result.exit_code == 2
+    assert "--weights: expected it without --resume" in result.output

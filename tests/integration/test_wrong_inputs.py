@@ -62,6 +62,10 @@ OVERRIDES = {
     "model.target=line:Line": ["model.target", "line"],
     "trainer.target=./line.py:Line": ["a subclass of hookline.DefaultTrainer"],
     "optimizer.groups=[{match: '*.nothing'}]": ["a pattern that matches a parameter", "linear.weight"],
+    "optimizer.groups=[{match: '*.bias', lrr: 1}]": ["optimizer.groups.0.lrr", "Did you mean 'lr'?"],
+    "optimizer.lr=-1": ["optimizer.target", "ValueError: Invalid learning rate: -1"],
+    "data.eval.metrics.a=5": ["data.eval.metrics.a"],
+    "hooks+=json": ["It is one of the writers"],
     "data.eval.metrics={a: {target: ./line.py:Nope}}": ["data.eval.metrics.a.target"],
 }
 
@@ -100,8 +104,10 @@ def test_resuming_or_loading_what_is_not_there_is_refused(project, arguments):
 
 def test_data_that_an_evaluation_needs_is_missed_before_training(project):
     result = project.hookline("train", "run.yaml", "hooks.evaluate.data=tset")
-    assert_refused(result, "data.tset", "There is: train, eval")
-    assert "iter 3/12" not in result.output
+    assert_refused(
+        result, "hooks.evaluate.data (override", "'tset'", "There is: train, eval", "Add data.tset"
+    )
+    assert not project.runs()
 
 
 def test_an_unwritable_run_directory_is_refused(project):

@@ -119,7 +119,7 @@ def test_a_missing_name_of_a_file_is_refused_with_what_it_defines(folder):
 def test_a_missing_name_of_a_module_is_refused_with_what_it_holds(tmp_path):
     assert str(refused("json:JSONDecodr", tmp_path)) == (
         f"{WHERE}: expected a name in json, got 'json:JSONDecodr'. "
-        "Names in json: JSONDecodeError, JSONDecoder, JSONEncoder, detect_encoding, dump, dumps, load, "
+        "Names in json: JSONDecodeError, JSONDecoder, JSONEncoder, dump, dumps, load, "
         "loads. Did you mean 'JSONDecoder'?"
     )
 

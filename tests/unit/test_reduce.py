@@ -93,6 +93,21 @@ def test_stream_that_starts_within_a_period_counts_from_there():
     assert points(reduced) == {9: {"lr": 9}}
 
 
+def test_stream_that_starts_within_a_period_counts_from_there_after_a_cut_too():
+    events = [Events(i, 0.0, {"lr": exact(i)}) for i in range(5, 10)]
+    before = PeriodReducer(10, start_iter=5)
+    before.reduce(events[:2])
+    after = PeriodReducer(10, start_iter=7)
+    after.load_state_dict(before.state_dict())
+    assert points(after.reduce(events[2:])) == {9: {"lr": 9}}
+
+
+@pytest.mark.parametrize("kind", ["images", "histograms", "texts", "hparams"])
+def test_iteration_with_nothing_but_one_kind_comes_out(kind):
+    (kept,) = PeriodReducer(2).reduce([Events(0, 0.0, **{kind: {"x": 1}}), Events(1, 0.0)])
+    assert (kept.iteration, getattr(kept, kind)) == (0, {"x": 1})
+
+
 def test_stream_goes_on_after_a_flush():
     reducer = PeriodReducer(10)
     reducer.reduce(list(stream(13)))

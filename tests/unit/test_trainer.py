@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import signal
@@ -12,7 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from hookline import HookBase, NonFiniteError, PluginError, RunError, TrainerBase, get_event_storage, hookimpl
+from hookline import (
+    HookBase,
+    NonFiniteError,
+    PluginError,
+    RunError,
+    SimpleTrainer,
+    TrainerBase,
+    get_event_storage,
+    hookimpl,
+)
 from hookline.errors import notes
 from hookline.hooks import Callback, Checkpoint, Evaluate
 
@@ -154,7 +164,7 @@ def test_train_may_be_called_again(make_trainer):
         ("before_step", 2),
     ]
     trainer.train(0, 1)
-    assert trainer.storage.iter == 2  # a fresh storage: iteration 0, and what after_train put
+    assert trainer.storage.iter == 1  # a fresh storage
 
 
 def test_training_backwards_is_refused(make_trainer):
@@ -389,7 +399,7 @@ def test_two_trainers_share_nothing(make_trainer):
     one.train(0, 2)
     two.train(0, 1)
     assert two.hooks.names() == []
-    assert (one.storage.iter, two.storage.iter) == (3, 2)
+    assert (one.storage.iter, two.storage.iter) == (2, 1)
 
 
 def test_the_model_is_freed_with_its_trainer_and_hooks(make_trainer):
@@ -429,3 +439,69 @@ def test_time_of_every_plugin_is_estimated(make_trainer):
     trainer = make_trainer(Recorder())
     trainer.train(0, 40)
     assert trainer.hooks.seconds["Recorder"] > 0
+
+
+def test_a_gradient_that_is_not_finite_is_what_the_error_names(make_trainer):
+    class Poison(HookBase):
+        def after_backward(self):
+            if self.trainer.iter == 1:
+                self.trainer.model.linear.weight.grad.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError, match=r"iteration 1: .*grad_norm=nan"):
+        make_trainer(Poison()).train(0, 3)
+
+
+def test_the_state_between_two_trains_is_that_of_the_next_iteration(make_trainer):
+    one, two = make_trainer(), make_trainer()
+    one.train(0, 4)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert two.iter == 4
+    one.train(4, 8)
+    two.train(4, 8)
+    assert torch.equal(one.model.linear.weight, two.model.linear.weight)
+
+
+def test_a_second_train_keeps_the_storage_and_its_histories(make_trainer):
+    trainer = make_trainer()
+    storage = trainer.storage
+    trainer.train(0, 4)
+    trainer.train(4, 6)
+    assert trainer.storage is storage
+    assert [at for _, at in storage.history("total_loss").values()] == list(range(6))
+
+
+@pytest.mark.parametrize("request_", [lambda t: t.request_stop("x"), lambda t: t.request_checkpoint()])
+def test_requests_that_nobody_would_carry_out_are_refused(make_trainer, request_):
+    trainer = make_trainer()
+    with pytest.raises(RunError, match="expected a run with an iteration to come, got one that is created"):
+        request_(trainer)
+
+    class Late(HookBase):
+        def after_train(self):
+            request_(self.trainer)
+
+    with pytest.raises(RunError, match="got one that is finished"):
+        make_trainer(Late()).train(0, 1)
+
+
+def test_a_stop_requested_in_before_train_ends_after_the_first_iteration(make_trainer):
+    trainer = make_trainer(Callback(before_train=lambda t: t.request_stop("early")))
+    trainer.train(0, 5)
+    assert (trainer.status, trainer.iter) == ("stopped", 1)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters())
+    with pytest.raises(RunError, match="one for parameters of Linear, got one for others"):
+        SimpleTrainer(nn.Linear(1, 1), [], optimizer)
+
+
+def test_train_from_within_a_run_is_refused(make_trainer):
+    with pytest.raises(RunError, match="a call from its own run"):
+        make_trainer(at(0, lambda t: t.train(0, 1))).train(0, 2)
+
+
+def test_a_run_directory_may_be_given_as_text(make_trainer, tmp_path):
+    trainer = make_trainer(Checkpoint(), run_dir=str(tmp_path))
+    trainer.train(0, 1)
+    assert (tmp_path / "checkpoints" / "iter_0000000").is_dir()

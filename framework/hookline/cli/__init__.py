@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hookline import __version__
-from hookline.errors import HooklineError, notes
+from hookline.errors import HooklineError, RunError, notes
 
 __all__ = ["main"]
 
@@ -63,6 +63,8 @@ def train(
     """
     from hookline.cli import training
 
+    if resume is not None and weights is not None:
+        raise RunError("--weights: expected it without --resume, got both. A resumed run has its weights.")
     if nproc is not None and nproc > 1:
         training.launch(nproc)
     else:

@@ -50,7 +50,7 @@ def evaluate(run: str, overrides: Sequence[str], data: Sequence[str]) -> None:
     with distributed.together():
         found = RunDir.find(run, Path())
         config = _loaded(found.path / "config.yaml", overrides, plugins=False)
-        names = list(data) or [name for name in config.data if name != "train"]
+        names = list(data) or _evaluated(config)
         if not names:
             raise ConfigError([Problem("data", "data besides train to evaluate on", missing=True)])
         trainer = trainer_class(config)(config, plugins=False)
@@ -103,6 +103,12 @@ def _without_nproc(arguments: Sequence[str]) -> list[str]:
         elif not word.startswith("--nproc="):
             kept.append(word)
     return kept
+
+
+def _evaluated(config: Config) -> list[str]:
+    """Return the keys of the data that the config's evaluations measured, then those of the rest."""
+    measured = [hook.options.get("data", "eval") for hook in config.hooks if hook.use == "evaluate"]
+    return list(dict.fromkeys([*measured, *(name for name in config.data if name != "train")]))
 
 
 def _loaded(config: str | Path, overrides: Sequence[str], plugins: bool) -> Config:

@@ -139,9 +139,11 @@ def _attribute(module: ModuleType, name: str, where: str, target: str) -> Any:
 
 def _public_names(value: Any, defined_in: str | None) -> Iterator[str]:
     """Yield the names of classes and functions in ``value``, or only of those ``defined_in`` a module."""
+    listed = getattr(value, "__all__", None)
     for name, item in getattr(value, "__dict__", {}).items():
         is_own = defined_in in (None, getattr(item, "__module__", None))
-        if is_own and callable(item) and not name.startswith("_"):
+        is_public = name in listed if listed is not None else not name.startswith("_")
+        if is_own and callable(item) and is_public:
             yield name
 
 

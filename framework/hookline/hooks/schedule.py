@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from hookline.errors import PluginError
+from hookline.errors import CheckpointError, PluginError
 from hookline.hookspecs import HookBase
 from hookline.schedules import Schedule as ProgressSchedule
 
@@ -32,6 +32,7 @@ class Schedule(HookBase):
         self.schedule = schedule
         self._group = 0
         self._saved: Mapping[str, Any] = {}
+        self._configured: dict[str, Any] = {}
 
     def before_train(self) -> None:
         """Find the schedule, and the parameter group whose rate is shown: the one with most parameters."""
@@ -49,11 +50,11 @@ class Schedule(HookBase):
         self._group = sizes.index(max(sizes))
         for group in groups:
             group.setdefault("initial_lr", group["lr"])
-        if isinstance(self.schedule, LRScheduler) and self._saved:
-            # The base rates are the config's: they are the saved ones unless somebody changed them.
-            base_lrs = [group["initial_lr"] for group in groups]
-            self.schedule.load_state_dict({**self._saved, "base_lrs": base_lrs})
-            self._saved = {}
+        if isinstance(self.schedule, LRScheduler):
+            self._configured = self._configured or _plain_state(self.schedule)
+            if self._saved:
+                self.schedule.load_state_dict(self._merged(self._saved))
+                self._saved = {}
 
     def before_step(self) -> None:
         """Set the rates of this iteration."""
@@ -75,11 +76,28 @@ class Schedule(HookBase):
         """Return a torch scheduler's state; the schedules on progress have none."""
         if not isinstance(self.schedule, LRScheduler):
             return {}
-        return {key: value for key, value in self.schedule.state_dict().items() if not callable(value)}
+        return {
+            "class": type(self.schedule).__name__,
+            "state": _plain_state(self.schedule),
+            "configured": self._configured,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep ``state`` until training begins and the schedule is known."""
         self._saved = state
+
+    def _merged(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the saved state, but what was configured otherwise since as it is configured now."""
+        if saved["class"] != type(self.schedule).__name__:
+            kind = type(self.schedule).__name__
+            raise CheckpointError(
+                f"schedule: expected the state of a {kind}, got that of a {saved['class']}. "
+                "Use the schedule it was saved with, or --weights, which loads the model alone."
+            )
+        changed = {
+            key: value for key, value in self._configured.items() if saved["configured"].get(key) != value
+        }
+        return {**saved["state"], **changed}
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizer = getattr(self.trainer, "optimizer", None)
@@ -89,6 +107,10 @@ class Schedule(HookBase):
                 "Give it the attribute 'optimizer', or remove the hook."
             )
         return optimizer
+
+
+def _plain_state(scheduler: LRScheduler) -> dict[str, Any]:
+    return {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
 
 
 def _set(group: dict[str, Any], key: str, value: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -20,7 +20,8 @@ class PeriodicWriter(HookBase):
     """Gives every writer each event exactly once, on a thread of its own; on rank 0 only.
 
     Args:
-        writers: Writers by instance name; by default the trainer's own (the config's ``writers`` section).
+        writers: Writers by instance name, or a list, named by their classes; by default the trainer's
+            own (the config's ``writers`` section).
         run: What the writers are told of the run; by default it is made from the trainer.
         on_error: What to do with a writer that fails, by its name: ``retry``, ``disable`` or ``raise``.
         timeout_s: Longest time that one call of a writer may take, seconds.
@@ -36,6 +37,8 @@ class PeriodicWriter(HookBase):
         on_error: Any = None,
         timeout_s: Annotated[float, Field(gt=0)] = 10.0,
     ) -> None:
+        if isinstance(writers, Sequence):
+            writers = {type(writer).__name__: writer for writer in writers}
         self.writers: Mapping[str, EventWriter] | None = writers
         self.run: Run | None = run
         self._policies: Mapping[str, str] | None = on_error

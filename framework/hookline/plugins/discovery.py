@@ -123,6 +123,9 @@ def _not_installed(use: str, name: str, group: str, where: str) -> Problem:
     kind = group.rpartition(".")[2]
     names = sorted(installed(group).names)
     hint = did_you_mean(name, names)
+    other = WRITERS if group == HOOKS else HOOKS
+    if name in installed(other).names:
+        hint = f"It is one of the {other.rpartition('.')[2]}: name it in that list"
     known = json.loads(files("hookline.plugins").joinpath("known.json").read_text("utf-8"))[group]
     package = known.get(name, f"hookline-{name}")
     return Problem(

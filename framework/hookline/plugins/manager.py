@@ -156,7 +156,8 @@ class HookManager(pluggy.PluginManager):
                         with self._attributed(implementation, offered, weight=1):
                             implementation(offered)
                 except BaseException as error:
-                    errors.append(error)
+                    if not (isinstance(error, Exception) and self._forgiven(implementation.plugin, error)):
+                        errors.append(error)
         return errors
 
     def _forgiven(self, name: str, error: Exception) -> bool:

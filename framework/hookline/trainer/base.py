@@ -57,7 +57,6 @@ class TrainerBase:
         hooks: The plugin manager of this trainer.
         status: ``created``, ``running``, then how the run ended.
         reason: Why it was stopped, paused or failed.
-        run_dir: The directory of the run's files, if it has one.
         log_period: Writers, and ranks among themselves, are told every so many iterations.
         stop_at: Pause when so many iterations are done; None never does.
     """
@@ -68,7 +67,7 @@ class TrainerBase:
         self.hooks = HookManager()
         self.status: Status = "created"
         self.reason = ""
-        self.run_dir: Path | None = None
+        self._run_dir: Path | None = None
         self.log_period = 20
         self.stop_at: int | None = None
         self.evaluations: dict[str, Evaluation] = {}
@@ -89,6 +88,15 @@ class TrainerBase:
         self._saved_rng: list[Any] | None = None
         self._fired_after_backward = False
 
+    @property
+    def run_dir(self) -> Path | None:
+        """The directory of the run's files, if it has one."""
+        return self._run_dir
+
+    @run_dir.setter
+    def run_dir(self, path: str | Path | None) -> None:
+        self._run_dir = None if path is None else Path(path)
+
     # ---- what a user calls
 
     def register_hooks(self, hooks: Iterable[Any]) -> None:
@@ -97,6 +105,10 @@ class TrainerBase:
         Raises:
             PluginError: If one of them would be ignored in part or whole.
         """
+        if not isinstance(hooks, Iterable):
+            raise PluginError(
+                f"register_hooks: expected a list of hooks, got {type(hooks).__name__}. Put it in []."
+            )
         for hook in hooks:
             self.register_hook(hook)
 
@@ -157,11 +169,13 @@ class TrainerBase:
 
     def request_stop(self, reason: str) -> None:
         """End the run after this iteration as if it were its last: evaluate, save, ``stopped``."""
+        self._check_running("request_stop")
         if not self._stop_due:
             self._stop_due, self.reason = True, reason
 
     def request_evaluation(self, name: str) -> None:
         """Run the evaluation ``name`` when every ``after_step`` of this iteration has returned."""
+        self._check_running("request_evaluation")
         if name not in self.evaluations:
             raise PluginError(
                 f"request_evaluation: expected one of {', '.join(self.evaluations) or 'none'}, got {name!r}. "
@@ -171,6 +185,7 @@ class TrainerBase:
 
     def request_checkpoint(self, tag: str | None = None) -> None:
         """Save when this iteration is complete, and point ``tag`` (such as ``best``) to what was saved."""
+        self._check_running("request_checkpoint")
         if self.checkpointer is None:
             raise RunError(
                 "request_checkpoint: expected a trainer that saves, got one without. "
@@ -189,9 +204,10 @@ class TrainerBase:
     # ---- what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state after iteration ``iter``, plugins' included; every rank must call it."""
+        """Return the state after the last complete iteration, plugins' included; every rank must call it."""
         return {
-            "trainer": {"iteration": self.iter, "max_iter": self.max_iter},
+            # Within an iteration that is sealed, the storage is at the next one already.
+            "trainer": {"next_iter": self.storage.iter, "max_iter": self.max_iter},
             "storage": self.storage.state_dict(),
             "hooks": {
                 name: {"version": getattr(plugin, "state_version", 1), "state": plugin.state_dict()}
@@ -202,7 +218,7 @@ class TrainerBase:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, at the next ``train``, after the iteration that ``state`` was taken at."""
-        self.iter = self.start_iter = state["trainer"]["iteration"] + 1
+        self.iter = self.start_iter = state["trainer"]["next_iter"]
         self.storage.load_state_dict(state["storage"])
         self._load_plugins(state["hooks"])
         ranks = state["rng"]["ranks"]
@@ -220,7 +236,16 @@ class TrainerBase:
 
     # ---- how it works
 
+    def _check_running(self, method: str) -> None:
+        if self.status != "running":
+            raise RunError(
+                f"{method}: expected a run with an iteration to come, got one that is {self.status}. "
+                "Call it from a hook, after_train excepted."
+            )
+
     def _begin(self, start_iter: int, max_iter: int) -> None:
+        if self.status == "running":
+            raise RunError("train: expected a trainer that is not running, got a call from its own run.")
         if start_iter < 0 or max_iter < start_iter:
             raise RunError(
                 f"train: expected 0 <= start_iter <= max_iter, got {start_iter} and {max_iter}. "
@@ -320,9 +345,10 @@ class TrainerBase:
         try:
             self.storage.step()
             self.storage.drain()
+            self.storage.iter = self.iter  # where a further train goes on
         except BaseException as raised:
             errors.append(raised)
-        if errors and error is None:
+        if errors:
             self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
         for delivery in self.deliveries:
             try:
@@ -331,7 +357,7 @@ class TrainerBase:
                 errors.append(raised)
             self.writer_seconds.update(delivery.seconds)
         self.deliveries = []
-        if errors and error is None:
+        if errors:
             self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
         return errors[0] if errors else None
 

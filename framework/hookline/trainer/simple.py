@@ -54,6 +54,14 @@ class SimpleTrainer(TrainerBase):
         compile: bool | Mapping[str, Any] = False,
     ) -> None:
         super().__init__()
+        if max_skips < 0:
+            raise RunError(f"max_skips: expected a whole number >= 0, got {max_skips}.")
+        optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if optimized.isdisjoint(map(id, model.parameters())):
+            raise RunError(
+                f"optimizer: expected one for parameters of {type(model).__name__}, got one for others. "
+                "Build it from this model's parameters()."
+            )
         self.model: nn.Module = getattr(model, "module", model) if _is_ddp(model) else model
         self.data_loader = data_loader
         self.optimizer = optimizer
@@ -142,8 +150,8 @@ class SimpleTrainer(TrainerBase):
                 continue
             self._num_skipped += 1
             if self._num_skipped > self.max_skips:
-                losses = {name: value for name, value in values.items() if "loss" in name} or values
-                raise NonFiniteError(event.iteration, losses, self._num_skipped)
+                shown = {name: values[name] for name in values if "loss" in name or name == "grad_norm"}
+                raise NonFiniteError(event.iteration, shown, self._num_skipped)
             # It is so on every rank; a person need not read it more than once.
             level = logging.WARNING if distributed.is_main() else logging.INFO
             _log.log(level, "Iteration %d: loss or gradient not finite, update skipped.", event.iteration)
@@ -154,6 +162,7 @@ class SimpleTrainer(TrainerBase):
         state["model"] = self.model.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["trainer"] |= {"num_skipped": self._num_skipped, "configured": self._configured}
+        state["trainer"]["optimizer"] = type(self.optimizer).__name__
         state["kernel"] = self.kernel.state_dict()
         if hasattr(self.data_loader, "state_dict"):
             state["data"] = self.data_loader.state_dict()
@@ -172,7 +181,7 @@ class SimpleTrainer(TrainerBase):
         """
         load_weights(self.model, state["model"], "checkpoint")
         try:
-            self._load_optimizer(state["optimizer"], state["trainer"]["configured"])
+            self._load_optimizer(state["optimizer"], state["trainer"])
         except ValueError as error:
             raise CheckpointError(
                 f"checkpoint: expected the state of this optimizer, got: {error}. "
@@ -200,9 +209,11 @@ class SimpleTrainer(TrainerBase):
                 "Check its length and batch size."
             ) from None
 
-    def _load_optimizer(self, state: dict[str, Any], configured: Sequence[Mapping[str, Any]]) -> None:
+    def _load_optimizer(self, state: dict[str, Any], saved: Mapping[str, Any]) -> None:
         """Load ``state``, then change what is configured otherwise now than when it was saved."""
-        now = self._configured
+        if saved["optimizer"] != type(self.optimizer).__name__:
+            raise ValueError(f"that of {saved['optimizer']} for {type(self.optimizer).__name__}")
+        configured, now = saved["configured"], self._configured
         self.optimizer.load_state_dict(state)
         for group, before, after in zip(self.optimizer.param_groups, configured, now, strict=True):
             changed = {key: value for key, value in after.items() if before.get(key) != value}

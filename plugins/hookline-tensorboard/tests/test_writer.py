@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -245,6 +246,28 @@ def test_resumed_run_has_every_point_once(run, write_run, cut):
     assert decoded(run) == expected
 
 
+def test_session_that_is_resumed_at_its_end_ends_at_its_last_iteration(run, write_run):
+    write_run(TensorBoardWriter)
+    expected = decoded(run)
+    write_run(TensorBoardWriter, cut=55)
+    assert decoded(run) == expected
+
+
+def test_position_is_durable_and_synced_only_when_something_was_written(run, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.state_dict()
+    assert synced == []
+    writer.write([Events(i, 0.0, {"x": Scalar(1.0)}) for i in range(10)])
+    assert synced == [str(run.dir / "tensorboard")]
+    writer.state_dict()
+    writer.state_dict()
+    assert synced == [str(run.dir / "tensorboard"), str(event_file(run))]
+    writer.close("finished")
+
+
 def test_position_is_json(run):
     writer = TensorBoardWriter()
     writer.open(run)
@@ -308,6 +331,14 @@ def test_it_is_told_by_a_delivery(run):
             storage.step()
     assert delivery.gaps == []
     assert scalars(run, "total_loss") == [(9, 4.5), (19, 14.5), (24, 22.0)]
+
+
+def test_command_that_shows_the_charts_names_the_directory(run):
+    writer = TensorBoardWriter()
+    assert writer.view_command() is None
+    writer.open(run)
+    assert writer.view_command() == f"tensorboard --logdir {run.dir / 'tensorboard'}"
+    writer.close("finished")
 
 
 def test_importing_the_plugin_imports_no_tensorboard():

@@ -70,9 +70,9 @@ def test_every_value_is_kept_on_request(run, training):
 @pytest.fixture
 def media(run):
     """One iteration of each kind, written; its row and the directory with its files."""
-    dark_CHW = np.random.default_rng(0).integers(0, 2, (3, 4, 5), dtype=np.uint8)
+    low_CHW = np.random.default_rng(0).integers(0, 2, (3, 1, 5), dtype=np.uint8)
     with EventStorage() as storage:
-        storage.put_image("dark", dark_CHW)
+        storage.put_image("low", low_CHW)
         storage.put_image("grey", np.full((1, 4, 5), 77, np.uint8))
         storage.put_image("clear", np.full((4, 4, 5), 9, np.uint8))
         storage.put_histogram("few", np.arange(8.0), bins=4)

@@ -1,6 +1,7 @@
 """Against a W&B that runs on this machine: what arrives there, and what happens when nobody answers."""
 
 import json
+import math
 import os
 import pty
 import signal
@@ -109,11 +110,33 @@ def test_points_that_were_not_uploaded_when_the_process_was_killed_are_sent_afte
     assert points(server, "x") == [(i, float(i)) for i in range(301)]
 
 
+def test_images_and_histograms_that_did_not_arrive_are_sent_after_a_resume(run, server):
+    with EventStorage() as storage:
+        storage.put_image("picture", np.zeros((3, 2, 2), np.uint8))
+        storage.put_histogram("weights", np.arange(4.0), bins=2)
+        storage.put_scalar("x", math.nan)
+        events = storage.step()
+    writer = WandbWriter(every_value=True)
+    writer.open(run)
+    writer.write(events)
+    state = writer.state_dict()
+    writer.close("failed")
+    server.rows.clear()
+    writer = WandbWriter(every_value=True)
+    writer.load_state_dict(state)
+    writer.open(run)
+    writer.close("finished")
+    (row,) = server.rows
+    assert (row["picture"]["_type"], row["picture"]["width"]) == ("image-file", 2)
+    assert math.isnan(row["x"])
+    assert row["weights"]["values"] == [2, 2]
+
+
 def test_what_was_uploaded_long_ago_is_not_in_a_checkpoint(run, server, training, monkeypatch):
     writer = WandbWriter()
     writer.open(run)
     writer.write(training(0, 30))
-    assert [event["iteration"] for event in writer.state_dict()["recent"]] == [9, 14, 19, 29]
+    assert [json.loads(entry)["iteration"] for entry in writer.state_dict()["recent"]] == [9, 14, 19, 29]
     assert writer.state_dict()["sent"] == 8
     monkeypatch.setattr("hookline_wandb.writer.UPLOAD_S", 0.0)
     assert writer.state_dict()["recent"] == []

@@ -72,6 +72,9 @@ class Trouble(HookBase):
 class LateSignal(EventWriter):
     """Sends SIGTERM to its own process when the run has ended and its summary is being written."""
 
+    def write(self, events) -> None:
+        pass
+
     def view_command(self) -> str:
         os.kill(os.getpid(), signal.SIGTERM)
         return "cat summary.json"

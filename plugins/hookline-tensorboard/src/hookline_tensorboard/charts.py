@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from hookline.errors import ConfigError, Problem
+from hookline import ConfigError, Problem
 
 __all__ = ["DEFAULT_CHARTS", "Charts"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hookline.errors import Problem, WriterError
+from hookline import Problem, WriterError
 
 __all__ = ["EventFile"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hookline import Events, EventWriter, PeriodReducer, Run
@@ -34,6 +36,7 @@ class TensorBoardWriter(EventWriter):
         self._charts = Charts(charts)
         self._state: Mapping[str, Any] | None = None
         self._file: EventFile | None = None
+        self._folder: Path | None = None
 
     def open(self, run: Run) -> None:
         """Cut the file to where the run goes on; a fresh run has none before its first event."""
@@ -51,7 +54,8 @@ class TensorBoardWriter(EventWriter):
         self._charts.add(state.get("scalars", ()))
         self._has_hparams: bool = state.get("has_hparams", False)
         self._last_iteration: int = state.get("last_iteration", 0)
-        self._file = EventFile(run.dir / "tensorboard" / FILE_NAME, state.get("offset", 0))
+        self._folder = run.dir / "tensorboard"
+        self._file = EventFile(self._folder / FILE_NAME, state.get("offset", 0))
 
     def write(self, events: Sequence[Events]) -> None:
         """Append the events of the periods that are complete."""
@@ -85,6 +89,10 @@ class TensorBoardWriter(EventWriter):
             self._file.sync()
         finally:
             self._file.close()
+
+    def view_command(self) -> str | None:
+        """Return the command that opens the charts in a browser."""
+        return None if self._folder is None else shlex.join(["tensorboard", "--logdir", str(self._folder)])
 
     def _append(self, events: Sequence[Events]) -> None:
         assert self._file is not None

@@ -29,7 +29,7 @@ def row(events: Events) -> dict[str, Any]:
 
 
 def _image(image_CHW: npt.NDArray[np.uint8]) -> wandb.Image:
-    # An array would be rescaled where all its values are small; a picture is left alone.
+    # wandb drops the dimensions of size 1 of an array; a picture is left alone.
     pixels = image_CHW[0] if image_CHW.shape[0] == 1 else image_CHW.transpose(1, 2, 0)
     return wandb.Image(Image.fromarray(np.ascontiguousarray(pixels)))
 

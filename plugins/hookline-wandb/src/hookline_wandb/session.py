@@ -12,8 +12,7 @@ from typing import Any
 
 import wandb
 
-from hookline import Run
-from hookline.errors import Problem, WriterError
+from hookline import Problem, Run, WriterError
 
 __all__ = ["finish", "last_iteration", "start", "wait_for_disk"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import deque
@@ -60,8 +61,8 @@ class WandbWriter(EventWriter):
         self._init_timeout_s = init_timeout_s
         self._state: Mapping[str, Any] = {}
         self._wandb_run: Any = None
-        # What was handed to W&B and may not be there yet, with the time.
-        self._recent: deque[tuple[float, Events]] = deque()
+        # What was handed to W&B and may not be there yet: time, iteration, and the events, packed.
+        self._recent: deque[tuple[float, int, Any]] = deque()
         # Every iteration up to this one is at W&B, or on its way.
         self._sent = -1
 
@@ -73,7 +74,7 @@ class WandbWriter(EventWriter):
             self._reducer.load_state_dict(self._state["reducer"])
         if self._wandb_run is None and self._options["mode"] != "disabled":
             self._start(run)
-        self._log([Events.from_state(event) for event in self._state.get("recent", ())])
+        self._log([_unpacked(entry) for entry in self._state.get("recent", ())])
 
     def write(self, events: Sequence[Events]) -> None:
         """Hand the events of the periods that are complete to W&B, which sends them on its own."""
@@ -83,11 +84,10 @@ class WandbWriter(EventWriter):
         """Return the id at W&B, the last iteration that is safe there, and all that followed it."""
         if self._wandb_run is not None:
             self._forget_what_is_safe()
-        recent = [event for _, event in self._recent]
         return {
             "id": self._id,
-            "sent": recent[0].iteration - 1 if recent else self._sent,
-            "recent": [event.to_state() for event in recent],
+            "sent": self._recent[0][1] - 1 if self._recent else self._sent,
+            "recent": [entry for _, _, entry in self._recent],
             "reducer": self._reducer.state_dict(),
         }
 
@@ -125,7 +125,7 @@ class WandbWriter(EventWriter):
                 self._wandb_run.config.update(event.hparams, allow_val_change=True)
             self._wandb_run.log(self._rows.row(event))
             self._sent = event.iteration
-            self._recent.append((time.monotonic(), event))
+            self._recent.append((time.monotonic(), event.iteration, _packed(event)))
 
     def _forget_what_is_safe(self) -> None:
         """Forget of the recent events those that W&B keeps even if this process is killed now."""
@@ -134,3 +134,15 @@ class WandbWriter(EventWriter):
             self._recent.clear()
         while self._recent and self._recent[0][0] < time.monotonic() - UPLOAD_S:
             self._recent.popleft()
+
+
+def _packed(event: Events) -> Any:
+    """Return ``event`` as one string, and its arrays if it has any: a position is copied often."""
+    state = event.to_state()
+    arrays = {kind: state.pop(kind) for kind in ("images", "histograms")}
+    return [json.dumps(state), arrays] if any(arrays.values()) else json.dumps(state)
+
+
+def _unpacked(entry: Any) -> Events:
+    text, arrays = (entry, {"images": {}, "histograms": {}}) if isinstance(entry, str) else entry
+    return Events.from_state({**json.loads(text), **arrays})
