@@ -60,7 +60,11 @@ class Trouble(HookBase):
         elif self.kind == "stop":
             self.trainer.request_stop("rank 1 has had enough")
         else:
-            os.kill(os.getpid(), signal.Signals[self.kind])
+            os.killpg(0, signal.Signals[self.kind])  # as torchrun does: data workers get it too
+
+    def after_step(self) -> None:
+        if self.kind == "nan" and self.trainer.iter == 3 and os.environ["RANK"] == "0":
+            time.sleep(0.3)  # rank 1 is the first to see it
 
     def on_error(self, error: BaseException) -> None:
         """Leave what this rank ended of, and with which weights."""

@@ -60,6 +60,7 @@ def be_launcher(arguments: Sequence[str], output: Path, alive: Connection) -> No
 def be_rank(rank: int, world_size: int, port: int, arguments: Sequence[str], output: Path) -> None:
     from hookline.cli import main
 
+    os.setsid()
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
