@@ -195,12 +195,6 @@ class TrainerBase:
         if tag is not None:
             self._tags.append(tag)
 
-    @property
-    def is_last_iter(self) -> bool:
-        """Whether this iteration is known to be the last one to run now."""
-        stopped = self._stop_due and distributed.world_size() == 1  # several ranks have yet to agree
-        return self.iter + 1 >= self.max_iter or self.iter + 1 == self.stop_at or stopped
-
     # ---- what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:

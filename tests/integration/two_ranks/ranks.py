@@ -61,6 +61,7 @@ def be_rank(rank: int, world_size: int, port: int, arguments: Sequence[str], out
     from hookline.cli import main
 
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process of the shell's
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
