@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,17 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from hookline import checkpoint, distributed, report
-from hookline.config import Config, PluginSpec, Target, load_config, resolve_target, to_iterations, to_yaml
+from hookline import checkpoint, description, distributed, report
+from hookline.config import Config, load_config, resolve_target, to_iterations
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader
 from hookline.environment import on_all_ranks, set_up
-from hookline.errors import CheckpointError, ConfigError, PluginError, Problem, RunError
+from hookline.errors import CheckpointError, ConfigError, Problem, RunError
 from hookline.evaluation import check_metrics
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
+from hookline.plugins import lint_writer
 from hookline.rundir import RunDir, attach_log, collected_logs
 from hookline.trainer import SimpleTrainer, load_weights
 
@@ -34,7 +32,7 @@ __all__ = ["DefaultTrainer", "load_model", "trainer_class"]
 _log = logging.getLogger(__name__)
 
 _SMOKE_ITERS = 3
-_HPARAM_SECTIONS = ("model", "data", "optimizer", "schedule", "train")
+_EVALUATE = "evaluate"
 _NO_PLUGINS = ("schedule",)  # without it the run would not do what its config says
 
 
@@ -122,14 +120,7 @@ class DefaultTrainer(SimpleTrainer):
         """Return the config's writers by instance name."""
         writers = {plan.name: plan.make(**self._lengths(plan)) for plan in self.plan.writers}
         for plan in self.plan.writers:
-            writer = writers[plan.name]
-            if not isinstance(writer, EventWriter):
-                where, kind = self.config.where(f"writers.{plan.name}"), type(writer).__name__
-                raise PluginError(
-                    f"{where}: expected an EventWriter, got a {kind} from {plan.loaded.source}. "
-                    "Hooks belong into the list 'hooks'."
-                )
-            _check_methods(writer, plan)
+            lint_writer(writers[plan.name], plan.name, plan.loaded.source)
         return writers
 
     def evaluate(
@@ -178,10 +169,10 @@ class DefaultTrainer(SimpleTrainer):
                 log.handle(self._early_records.pop(0))
             self.start_iter, self.max_iter = first, last
             if first == 0:
-                self.storage.put_hparams(_hparams(self.config))
+                self.storage.put_hparams(description.hyper_parameters(self.config))
             if distributed.is_main():
                 run.write_status("running", iteration=first)
-                self._describe(run)
+                description.write(run, self.config, type(self), self.plan, self.hooks.names())
                 report.print_header(self)
             try:
                 super().train(first, last)
@@ -272,7 +263,7 @@ class DefaultTrainer(SimpleTrainer):
             hooks, writers = [hook for hook in hooks if hook is not None and hook.use in _NO_PLUGINS], []
         plan = Plan(config, hooks, writers, required)
         if cls.build_eval_loader is DefaultTrainer.build_eval_loader:
-            plan.problems.extend(_missing_data(config, hooks))
+            plan.require_data(_EVALUATE)
         return plan
 
     def _complete_smoke(self) -> None:
@@ -336,25 +327,6 @@ class DefaultTrainer(SimpleTrainer):
         self.run_dir = self._run.path
         return self._run
 
-    def _describe(self, run: RunDir) -> None:
-        """Write what the run is made of; of a resumed run, what it is made of now."""
-        config = self.config
-        if config.trainer is None and type(self) is not DefaultTrainer:
-            # Whoever reads the config later, to resume or evaluate, needs the class that made the parts.
-            config = replace(config, trainer=Target(_target_of(type(self))))
-        (run.path / "config.yaml").write_text(to_yaml(config), "utf-8")
-        (run.path / "config.source.yaml").write_text(self.config.source_text, "utf-8")
-        run.write_json("overrides.json", {"overrides": list(self.config.overrides)})
-        run.write_environment()
-        run.write_json(
-            "plugins.json",
-            {
-                "hooks": [_described(plan) for plan in self.plan.hooks],
-                "writers": [_described(plan) for plan in self.plan.writers],
-                "call_order": self.hooks.names(),
-            },
-        )
-
     def _conclude(self, run: RunDir, duration_s: float) -> None:
         run.write_status(self.status, reason=self.reason, iteration=self.iter)
         data = report.summary(self, duration_s)
@@ -379,42 +351,12 @@ def trainer_class(config: Config) -> type[DefaultTrainer]:
     return found
 
 
-def _check_methods(writer: EventWriter, plan: PlannedPlugin) -> None:
-    """Refuse a writer whose methods cannot be called as they will be."""
-    for name, arguments in {"open": 1, "write": 1, "close": 1, "state_dict": 0, "load_state_dict": 1}.items():
-        try:
-            inspect.signature(getattr(writer, name)).bind(*[None] * arguments)
-        except TypeError as error:
-            raise PluginError(
-                f"writers.{plan.name}.{name}: expected a method that takes {arguments} argument beside self, "
-                f"got one of {plan.loaded.source} that does not ({error}). See hookline.EventWriter.{name}."
-            ) from error
-
-
 def _length(loader: Any, accumulate: int) -> int | None:
     """Return the iterations of an epoch, or None where nobody knows."""
     try:  # A DataLoader always has __len__, and raises in it where its dataset has none.
         return len(loader) // accumulate
     except TypeError:
         return None
-
-
-def _missing_data(config: Config, hooks: Iterable[PluginSpec]) -> Iterator[Problem]:
-    """Yield a problem for each evaluation of data that the config does not have."""
-    for hook in hooks:
-        name = hook.options.get("data", "eval") if hook is not None and hook.use == "evaluate" else None
-        if name is not None and name not in (config.data or {}):
-            where = config.where(f"hooks.{hook.name}.data")
-            exists = f"There is: {', '.join(config.data or {}) or 'none'}"
-            yield Problem(where, "a key of the section data", name, exists, f"Add data.{name}")
-
-
-def _target_of(cls: type) -> str:
-    """Return the target that `resolve_target` finds ``cls`` by."""
-    module = sys.modules[cls.__module__]
-    is_file = module.__name__ == "__main__" or module.__name__.startswith("hookline_local_")
-    where = Path(str(module.__file__)).resolve() if is_file else module.__name__
-    return f"{where}:{cls.__qualname__}"
 
 
 def load_model(run: str | Path) -> nn.Module:
@@ -456,30 +398,3 @@ def _load_weights(model: nn.Module, source: Path) -> None:
 
 def _exc_info(error: BaseException) -> Any:
     return type(error), error, error.__traceback__
-
-
-def _hparams(config: Config) -> dict[str, bool | int | float | str]:
-    """Return what was chosen for the model, the data and how to train, by dotted key."""
-    chosen = {key: value for key, value in config.to_dict(absolute=False).items() if key in _HPARAM_SECTIONS}
-    chosen["train"] = {key: value for key, value in chosen["train"].items() if key != "stop_at"}
-    flat: dict[str, bool | int | float | str] = {}
-
-    def flatten(value: Any, key: str) -> None:
-        if isinstance(value, Mapping):
-            for name, item in value.items():
-                flatten(item, f"{key}.{name}".lstrip("."))
-        elif value is not None:
-            flat[key] = value if isinstance(value, bool | int | float | str) else str(value)
-
-    flatten(chosen, "")
-    return flat
-
-
-def _described(plan: PlannedPlugin) -> dict[str, Any]:
-    return {
-        "name": plan.name,
-        "source": plan.loaded.source,
-        "options": {
-            name: str(value) if isinstance(value, Epochs) else value for name, value in plan.options.items()
-        },
-    }

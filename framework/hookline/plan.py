@@ -81,13 +81,25 @@ class Plan:
             for key in required
             if tuple(key.split(".")) not in config.origins
         ]
-        self.hooks = self._plugins(hooks, HOOKS)
+        self._hook_specs = [hook for hook in hooks if hook is not None]
+        self.hooks = self._plugins(self._hook_specs, HOOKS)
         self.writers = self._plugins(writers, WRITERS)
 
     @property
     def problems(self) -> list[Problem | HooklineError]:
         """What is wrong; nothing may be made while there is any."""
         return self._problems
+
+    def require_data(self, use: str) -> None:
+        """Note as a problem each part of ``data`` that a hook named ``use`` asks for and the config lacks."""
+        data = self._config.data or {}
+        for hook in self._hook_specs:
+            name = hook.options.get("data", "eval") if hook.use == use else None
+            if name is not None and name not in data:
+                where = self._config.where(f"hooks.{hook.name}.data")
+                exists = f"There is: {', '.join(data) or 'none'}"
+                problem = Problem(where, "a key of the section data", name, exists, f"Add data.{name}")
+                self._problems.append(problem)
 
     def __contains__(self, key: str) -> bool:
         return key in self._makers

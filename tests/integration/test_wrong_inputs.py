@@ -170,6 +170,14 @@ def test_a_hook_enabled_as_a_writer_is_refused(project, install):
     assert not project.runs()
 
 
+def test_a_writer_whose_methods_cannot_be_called_is_refused(project, install):
+    code = "from hookline import EventWriter\nclass Thing(EventWriter):\n    def write(self): ..."
+    install("wrong", code, writers=["thing = wrong:Thing"])
+    result = project.hookline("train", "run.yaml", "writers+=thing")
+    assert_refused(result, "writers.thing.write", "takes 1 argument beside self", "wrong 1.0")
+    assert not project.runs()
+
+
 def test_two_distributions_of_one_name_are_told_apart_by_their_full_name(project, install):
     code = "from hookline import HookBase\nclass Thing(HookBase):\n    def before_train(self): print('{}')"
     install("one", code.format("I am one"), hooks=["thing = one:Thing"])

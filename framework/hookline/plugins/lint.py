@@ -9,11 +9,13 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from hookline.errors import PluginError, did_you_mean
+from hookline.events import EventWriter
 from hookline.hookspecs import HookBase, HookSpecs
 
-__all__ = ["HOOK_NAMES", "hook_arguments", "lint", "marker_of"]
+__all__ = ["HOOK_NAMES", "hook_arguments", "lint", "lint_writer", "marker_of"]
 
 HOOK_NAMES: tuple[str, ...] = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
+_WRITER_METHODS = {"open": 1, "write": 1, "close": 1, "state_dict": 0, "load_state_dict": 1}
 _HOOK_PREFIXES = ("before_", "after_", "on_")
 
 
@@ -61,6 +63,25 @@ def lint(plugin: Any, name: str) -> None:
             f"{_kind(plugin)} that implements none",
             f"Hooks: {', '.join(HOOK_NAMES)}. Define one; outside a HookBase subclass mark it with @hookimpl",
         )
+
+
+def lint_writer(writer: Any, name: str, source: str) -> None:
+    """Return if ``writer`` is one, and its methods can be called as they will be.
+
+    Raises:
+        PluginError: If not.
+    """
+    where = f"writers.{name}"
+    if not isinstance(writer, EventWriter):
+        got = f"a {type(writer).__name__} from {source}"
+        raise _fault(where, "an EventWriter", got, "Hooks belong into the list 'hooks'")
+    for method, num_arguments in _WRITER_METHODS.items():
+        try:
+            inspect.signature(getattr(writer, method)).bind(*[None] * num_arguments)
+        except TypeError as error:
+            expected = f"a method that takes {num_arguments} argument beside self"
+            got = f"one from {source} that does not ({error})"
+            raise _fault(f"{where}.{method}", expected, got, f"See hookline.EventWriter.{method}") from error
 
 
 def _attributes(plugin: Any) -> Iterator[tuple[str, Any]]:
