@@ -217,8 +217,8 @@ def test_a_wish_to_stop_on_one_rank_ends_both_at_the_end_of_the_period(tmp_path,
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_to_one_rank_pauses_both_at_the_end_of_the_period(tmp_path, ranks, train, name, code):
-    options = [f"hooks+={{./parts.py:Trouble: {{kind: {name}}}}}", "data.train.loader.num_workers=1"]
-    codes, printed = ranks.run_ranks(train("runs", *options), tmp_path)
+    hooks = f"hooks+={{./parts.py:Trouble: {{kind: {name}}}}}"
+    codes, printed = ranks.run_ranks(train("runs", hooks), tmp_path)
     assert codes == [code, code], printed
     run = run_in(tmp_path / "runs")
     found = status(run)

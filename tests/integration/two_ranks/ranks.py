@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,8 +31,9 @@ def run_ranks(
     for process in processes:
         process.start()
     try:
+        deadline = time.monotonic() + TIMEOUT_S
         for process in processes:
-            process.join(TIMEOUT_S)
+            process.join(max(deadline - time.monotonic(), 0))
         return [process.exitcode for process in processes], [file.read_text() for file in files]
     finally:
         for process in processes:
