@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import random
-import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Protocol
@@ -284,9 +284,8 @@ def _fetch(dataset: Any, indices: Tensor) -> Any:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ignore what pauses a run: sent to the whole process group, it must not end the workers before."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Leave the process group: what is sent to all of it pauses the run, which then ends its workers."""
+    os.setpgid(0, 0)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hookline.errors import HooklineError, RunError, add_note
+from hookline.errors import HooklineError, RankError, RunError, add_note
 
 __all__ = [
-    "RankError",
     "any_rank",
     "broadcast",
     "first_failure",
@@ -46,20 +45,6 @@ _REST_S = 0.2
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2).
 
 _store: Any = None  # a torch.distributed.Store; torch hides the name from type checkers
-
-
-class RankError(RunError):
-    """Another rank failed first, and this one could not go on without it.
-
-    Args:
-        rank: The rank that failed.
-        cause: The type and message of its exception.
-        exit_code: The exit code that goes with it.
-    """
-
-    def __init__(self, rank: int, cause: str, exit_code: int) -> None:
-        self.rank, self.cause, self.exit_code = rank, cause, exit_code
-        super().__init__(f"rank {rank} failed, and this one with it: {cause}")
 
 
 def rank() -> int:

@@ -7,6 +7,7 @@
     ├── PluginError               a plugin cannot be found, loaded, registered or ordered
     ├── CheckpointError           a checkpoint cannot be written or read
     ├── RunError                  a run directory, a process group or a device is not as needed
+    │   └── RankError             another rank failed first (its exit code)
     ├── WriterError               an event writer that must not fail failed (exit code 1)
     └── NonFiniteError            a loss or gradient is not finite (exit code 1); also a FloatingPointError
 
@@ -27,6 +28,7 @@ __all__ = [
     "NonFiniteError",
     "PluginError",
     "Problem",
+    "RankError",
     "RunError",
     "WriterError",
     "add_note",
@@ -51,6 +53,20 @@ class CheckpointError(HooklineError):
 
 class RunError(HooklineError):
     """A run directory, a process group or a device is not as the run needs it."""
+
+
+class RankError(RunError):
+    """Another rank failed first, and this one could not go on without it.
+
+    Args:
+        rank: The rank that failed.
+        cause: The type and message of its exception.
+        exit_code: The exit code that goes with it.
+    """
+
+    def __init__(self, rank: int, cause: str, exit_code: int) -> None:
+        self.rank, self.cause, self.exit_code = rank, cause, exit_code
+        super().__init__(f"rank {rank} failed, and this one with it: {cause}")
 
 
 class WriterError(HooklineError):

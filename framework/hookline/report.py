@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.text import Text
 
+from hookline import distributed
 from hookline.console import console
 
 if TYPE_CHECKING:
@@ -63,7 +65,9 @@ def commands(trainer: DefaultTrainer) -> dict[str, str]:
     found = {}
     if trainer.run_dir is not None and (trainer.run_dir / "checkpoints" / "latest").exists():
         is_complete = trainer.status == "finished"
-        resume = ["hookline", "train", *_source(trainer), "--resume", _shown(trainer.run_dir)]
+        num_ranks = distributed.world_size()
+        ranks = ["--nproc", str(num_ranks)] if num_ranks > 1 else []
+        resume = ["hookline", "train", *ranks, *_source(trainer), "--resume", _shown(trainer.run_dir)]
         more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
         found["extend" if is_complete else "resume"] = shlex.join([*resume, *more])
     for name, writer in trainer.writers.items():
@@ -130,10 +134,6 @@ def _shown(path: Path | None) -> str:
 
 
 def _device(trainer: DefaultTrainer) -> str:
-    import torch
-
-    from hookline import distributed
-
     device = trainer.device
     name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"

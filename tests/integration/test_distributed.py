@@ -52,7 +52,9 @@ def start(tmp_path):
         # Files: a pipe that nobody reads stops who writes to it.
         stdout, stderr = tmp_path / "stdout", tmp_path / "stderr"
         with open(stdout, "w") as out, open(stderr, "w") as err:
-            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=tmp_path, env=QUIET)
+            # A temporary folder of its own: torchrun leaves files in it.
+            env = {**QUIET, "TMPDIR": str(tmp_path)}
+            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=tmp_path, env=env)
         started.append(process)
         return process, stdout, stderr
 
@@ -218,7 +220,8 @@ def test_a_wish_to_stop_on_one_rank_ends_both_at_the_end_of_the_period(tmp_path,
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_to_one_rank_pauses_both_at_the_end_of_the_period(tmp_path, ranks, train, name, code):
     hooks = f"hooks+={{./parts.py:Trouble: {{kind: {name}}}}}"
-    codes, printed = ranks.run_ranks(train("runs", hooks), tmp_path)
+    workers = "data.train.loader.num_workers=1"  # in the process group that is sent the signal
+    codes, printed = ranks.run_ranks(train("runs", hooks, workers), tmp_path)
     assert codes == [code, code], printed
     run = run_in(tmp_path / "runs")
     found = status(run)

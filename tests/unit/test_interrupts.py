@@ -65,7 +65,7 @@ def test_handlers_come_back_when_the_outermost_context_ends(exits):
     with interrupts:
         with interrupts:
             send(signal.SIGTERM)
-        send(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) != before[1]
         assert interrupts.signal is signal.SIGTERM
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     with interrupts:
