@@ -284,3 +284,15 @@ def test_resume_and_weights_exclude_each_other(project, finished):
     result = project.hookline("train", "run.yaml", "--resume", finished, "--weights", finished)
     assert result.exit_code == 2
     assert "--weights: expected it without --resume" in result.output
+
+
+def test_other_options_of_the_optimizer_take_effect_on_resume_and_the_rest_stays(project):
+    train(project, "runs", "train.stop_at=5")
+    trainer = DefaultTrainer(
+        "run.yaml", [*NOISY, "optimizer.weight_decay=0.3", "optimizer.betas=[0.9, 0.999]"]
+    )
+    before = trainer.optimizer.param_groups[0]["lr"]
+    trainer.resume("latest")
+    (group,) = trainer.optimizer.param_groups
+    assert (group["weight_decay"], list(group["betas"])) == (0.3, [0.9, 0.999])
+    assert group["lr"] != before  # where the schedule left it

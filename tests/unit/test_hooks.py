@@ -263,3 +263,9 @@ def test_hooks_work_with_any_model(make_trainer):
     model = Line()
     make_trainer(hooks.Timer(), model=model).train(0, 1)
     assert model.training
+
+
+def test_nan_is_not_best_even_when_it_comes_first():
+    best = hooks.BestCheckpoint("m", "min")
+    assert not best.watch.improved("p", {"m": math.nan}, 0)
+    assert best.watch.improved("p", {"m": 3.0}, 1)
