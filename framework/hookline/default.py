@@ -24,7 +24,8 @@ from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
 from hookline.plugins import lint_writer
-from hookline.rundir import RunDir, attach_log, collected_logs
+from hookline.run_logs import attach_log, collected_logs
+from hookline.rundir import RunDir
 from hookline.trainer import SimpleTrainer, load_weights
 
 __all__ = ["DefaultTrainer", "load_model", "trainer_class"]

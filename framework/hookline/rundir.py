@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
 import math
 import numbers
 import os
@@ -17,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,12 +24,11 @@ from typing import Any
 
 from hookline.errors import Problem, RunError, did_you_mean
 
-__all__ = ["RunDir", "attach_log", "collected_logs", "make_directory", "replace_file", "sync_directory"]
+__all__ = ["RunDir", "make_directory", "replace_file", "sync_directory", "unwritable"]
 
 STATES = ("running", "finished", "stopped", "paused", "failed")
 
 _NAME = re.compile(r"[^\W_][\w.+=@ -]{0,99}")
-_logging_run: ContextVar[Path | None] = ContextVar("logging_run", default=None)
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
@@ -63,7 +60,7 @@ class RunDir:
             sync_directory(directory)
         except OSError as error:
             fix = "Set run.dir to another, such as run.dir=/tmp/runs"
-            raise _unwritable(f"run directory {directory}", "a directory", error, fix) from error
+            raise unwritable(f"run directory {directory}", "a directory", error, fix) from error
         return cls(directory / run_id)
 
     @classmethod
@@ -177,63 +174,7 @@ class RunDir:
         try:
             replace_file(self.path / name, f"{text}\n".encode())
         except OSError as error:
-            raise _unwritable(str(self.path / name), "a file", error) from error
-
-
-@contextmanager
-def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
-    """Append what the logger ``hookline`` and those below it say, from INFO up, to the run's log.
-
-    Ranks share the file: each line is written whole and names its rank.
-
-    Raises:
-        RunError: If the log cannot be opened.
-    """
-    try:
-        handler = logging.FileHandler(run_dir.log, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(str(run_dir.log), "a file", error) from error
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank{rank} %(name)s: %(message)s"))
-    handler.setLevel(logging.INFO)
-    # Loggers belong to the process: what another run in it says, in another thread, is not this run's.
-    handler.addFilter(lambda record: _logging_run.get() in (None, run_dir.path))
-    token = _logging_run.set(run_dir.path)
-    logger = logging.getLogger("hookline")
-    level = logger.level
-    if logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield handler
-    finally:
-        _logging_run.reset(token)
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()
-
-
-class _Collector(logging.Handler):
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def collected_logs() -> Iterator[list[logging.LogRecord]]:
-    """Keep what hookline logs in the context, for a log file that is not there yet."""
-    handler = _Collector(logging.INFO)
-    logger = logging.getLogger("hookline")
-    level = logger.level
-    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
-    logger.addHandler(handler)
-    try:
-        yield handler.records
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+            raise unwritable(str(self.path / name), "a file", error) from error
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -282,7 +223,8 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unwritable(where: str, what: str, error: OSError, fix: str = "") -> RunError:
+def unwritable(where: str, what: str, error: OSError, fix: str = "") -> RunError:
+    """Return the error for a place where ``what`` was to be written."""
     got = error.strerror or type(error).__name__
     return RunError(str(Problem(where, f"{what} that can be written", got, fix=fix)))
 

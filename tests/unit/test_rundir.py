@@ -18,7 +18,8 @@ import torch
 
 from hookline import rundir
 from hookline.errors import RunError
-from hookline.rundir import RunDir, attach_log, collected_logs, make_directory, replace_file, sync_directory
+from hookline.run_logs import attach_log, collected_logs
+from hookline.rundir import RunDir, make_directory, replace_file, sync_directory
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""What hookline logs, in the run's own file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from hookline.rundir import RunDir, unwritable
+
+__all__ = ["attach_log", "collected_logs"]
+
+_logging_run: ContextVar[Path | None] = ContextVar("logging_run", default=None)
+
+
+@contextmanager
+def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
+    """Append what the logger ``hookline`` and those below it say, from INFO up, to the run's log.
+
+    Ranks share the file: each line is written whole and names its rank.
+
+    Raises:
+        RunError: If the log cannot be opened.
+    """
+    try:
+        handler = logging.FileHandler(run_dir.log, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(str(run_dir.log), "a file", error) from error
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank{rank} %(name)s: %(message)s"))
+    handler.setLevel(logging.INFO)
+    # Loggers belong to the process: what another run in it says, in another thread, is not this run's.
+    handler.addFilter(lambda record: _logging_run.get() in (None, run_dir.path))
+    token = _logging_run.set(run_dir.path)
+    logger = logging.getLogger("hookline")
+    level = logger.level
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        _logging_run.reset(token)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+class _Collector(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def collected_logs() -> Iterator[list[logging.LogRecord]]:
+    """Keep what hookline logs in the context, for a log file that is not there yet."""
+    handler = _Collector(logging.INFO)
+    logger = logging.getLogger("hookline")
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    logger.addHandler(handler)
+    try:
+        yield handler.records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
