@@ -33,7 +33,6 @@ __all__ = ["DefaultTrainer", "load_model", "trainer_class"]
 _log = logging.getLogger(__name__)
 
 _SMOKE_ITERS = 3
-_EVALUATE = "evaluate"
 _NO_PLUGINS = ("schedule",)  # without it the run would not do what its config says
 
 
@@ -164,11 +163,14 @@ class DefaultTrainer(SimpleTrainer):
         with ExitStack() as stack:
             stack.enter_context(self._interrupts)  # until the run's files say how it ended
             if distributed.is_main():
-                stack.enter_context(run.held())
+                stack.enter_context(run.held())  # before anything in it is changed
             log = stack.enter_context(attach_log(run, distributed.rank()))
             while self._early_records:  # what was said before there was a file to say it in
                 log.handle(self._early_records.pop(0))
             self.start_iter, self.max_iter = first, last
+            if self.resumed_from is not None and distributed.is_main():
+                for path in checkpoint.discard_newer(run.checkpoints, first - 1):
+                    _log.warning("Deleted %s: the run goes on from before it.", path)
             if first == 0:
                 self.storage.put_hparams(description.hyper_parameters(self.config))
             if distributed.is_main():
@@ -264,7 +266,7 @@ class DefaultTrainer(SimpleTrainer):
             hooks, writers = [hook for hook in hooks if hook is not None and hook.use in _NO_PLUGINS], []
         plan = Plan(config, hooks, writers, required)
         if cls.build_eval_loader is DefaultTrainer.build_eval_loader:
-            plan.require_data(_EVALUATE)
+            plan.require_data("evaluate")
         return plan
 
     def _complete_smoke(self) -> None:
@@ -309,7 +311,7 @@ class DefaultTrainer(SimpleTrainer):
     def _lengths(self, plan: PlannedPlugin) -> dict[str, int]:
         """Return those of a plugin's options that are in epochs, in iterations."""
         return {
-            name: self._iterations(f"hooks.{plan.name}.{name}", value)
+            name: self._iterations(f"{plan.key}.{name}", value)
             for name, value in plan.options.items()
             if isinstance(value, Epochs)
         }
@@ -322,9 +324,6 @@ class DefaultTrainer(SimpleTrainer):
                 name = self.config.run.name + ("-smoke" if self.smoke else "")  # never what `latest` means
                 made = RunDir.create(Path(self.config.run.dir), name).path
             self._run = RunDir.open(distributed.broadcast(made))
-        elif self.resumed_from is not None and distributed.is_main():
-            for path in checkpoint.discard_newer(self._run.checkpoints, self._next_iter - 1):
-                _log.warning("Deleted %s: the run goes on from before it.", path)
         self.run_dir = self._run.path
         return self._run
 

@@ -28,8 +28,9 @@ __all__ = ["Plan", "PlannedPlugin"]
 
 @dataclass(frozen=True)
 class PlannedPlugin:
-    """A plugin that can be built: its instance name, what makes it, and where it came from."""
+    """A plugin that can be built: its key in the config, its instance name, and what makes it."""
 
+    key: str
     name: str
     loaded: LoadedPlugin
     options: Mapping[str, Any]
@@ -157,7 +158,7 @@ class Plan:
         given = self._with_functions(loaded.options_of, spec.options, key)
         options, problems = check_options(loaded.options_of, given, key, self._config.origin)
         self._problems += problems
-        return PlannedPlugin(spec.name, loaded, options, spec.on_error)
+        return PlannedPlugin(key, spec.name, loaded, options, spec.on_error)
 
     def _with_functions(self, factory: Any, options: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Return ``options`` with the targets of those that are functions imported."""

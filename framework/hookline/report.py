@@ -103,10 +103,10 @@ def _print_lines(lines: Iterable[tuple[str, str]]) -> None:
 
 
 def _metrics(trainer: DefaultTrainer) -> dict[str, dict[str, Any]]:
-    """Return the last value of each metric that repeats, and the best one of each loss."""
+    """Return the last value of the total loss and of what has a prefix, and the best one of each loss."""
     metrics: dict[str, dict[str, Any]] = {}
     for name, history in sorted(trainer.storage.histories().items()):
-        if name.rpartition("/")[2] not in ("total_loss", "loss") and "/" not in name:
+        if "/" not in name and name != "total_loss":
             continue
         metrics[name] = {"last": history.latest()}
         finite = [(value, iteration) for value, iteration in history.values() if math.isfinite(value)]

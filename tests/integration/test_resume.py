@@ -280,6 +280,23 @@ def test_a_start_that_failed_does_not_hide_the_run_before_it(project):
     assert "finished at iteration 12" in train(project, "runs", "--resume", "latest")
 
 
+def test_a_refused_second_process_deletes_nothing_of_the_run_that_goes_on(project, finished):
+    code = "import sys; from pathlib import Path; from hookline.rundir import RunDir\n"
+    code += "with RunDir.open(Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(finished)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    checkpoints = sorted((finished / "checkpoints").glob("iter_*"))
+    try:
+        result = project.hookline("train", "run.yaml", *NOISY, "--resume", checkpoints[0])
+    finally:
+        holder.communicate("", timeout=30)
+    assert result.exit_code == 2
+    assert "one that nobody trains in" in result.output
+    assert sorted((finished / "checkpoints").glob("iter_*")) == checkpoints
+
+
 def test_resume_and_weights_exclude_each_other(project, finished):
     result = project.hookline("train", "run.yaml", "--resume", finished, "--weights", finished)
     assert result.exit_code == 2
