@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hookline.config import Config, Period, load_config
+    from hookline.checkpoint.rng import forked_rng
+    from hookline.config import Config, Period, is_due, load_config
     from hookline.data import Loader
     from hookline.default import DefaultTrainer, load_model
     from hookline.delivery import Delivery
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
         get_event_storage,
     )
     from hookline.hookspecs import HookBase, hookimpl
-    from hookline.kernel import StepKernel
+    from hookline.kernel import StepKernel, to_device
     from hookline.reduce import PeriodReducer
     from hookline.trainer import SimpleTrainer, TrainerBase
 
 _ROOMS = {
-    "config": ("Config", "Period", "load_config"),
+    "checkpoint.rng": ("forked_rng",),
+    "config": ("Config", "Period", "is_due", "load_config"),
     "data": ("Loader",),
     "default": ("DefaultTrainer", "load_model"),
     "delivery": ("Delivery",),
@@ -56,7 +58,7 @@ _ROOMS = {
     "evaluation": ("evaluate",),
     "events": ("EventStorage", "EventWriter", "Events", "Histogram", "Run", "Scalar", "get_event_storage"),
     "hookspecs": ("HookBase", "hookimpl"),
-    "kernel": ("StepKernel",),
+    "kernel": ("StepKernel", "to_device"),
     "reduce": ("PeriodReducer",),
     "trainer": ("SimpleTrainer", "TrainerBase"),
 }
@@ -91,10 +93,13 @@ __all__ = [
     "WriterError",
     "__version__",
     "evaluate",
+    "forked_rng",
     "get_event_storage",
     "hookimpl",
+    "is_due",
     "load_config",
     "load_model",
+    "to_device",
 ]
 
 

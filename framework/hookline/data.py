@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from hookline.errors import CheckpointError, ConfigError, Problem
 
-__all__ = ["Loader", "MapDataset", "build_loader"]
+__all__ = ["Loader", "MapDataset", "build_loader", "iterations_per_epoch"]
 
 _log = logging.getLogger(__name__)
 
@@ -238,6 +238,14 @@ def build_loader(
 
 
 _Job = tuple[tuple[int, int, int, int], Tensor]
+
+
+def iterations_per_epoch(loader: Any, accumulate: int) -> int | None:
+    """Return how many iterations of ``accumulate`` batches an epoch has, or None where nobody knows."""
+    try:  # A DataLoader always has __len__, and raises in it where its dataset has none.
+        return len(loader) // accumulate
+    except TypeError:
+        return None
 
 
 def _remaining(order: Tensor, batch_size: int, seeds: tuple[int, int, int], numbers: range) -> Iterator[_Job]:

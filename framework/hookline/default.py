@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from hookline import checkpoint, description, distributed, report
+from hookline import checkpoint, description, distributed, lock, report
 from hookline.config import Config, load_config, resolve_target, to_iterations
 from hookline.config.lengths import Epochs
-from hookline.data import build_loader
+from hookline.data import build_loader, iterations_per_epoch
 from hookline.environment import on_all_ranks, set_up
-from hookline.errors import CheckpointError, ConfigError, Problem, RunError
+from hookline.errors import ConfigError, Problem, RunError
 from hookline.evaluation import check_metrics
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
 from hookline.plugins import lint_writer
-from hookline.run_logs import attach_log, collected_logs
+from hookline.run_logs import attach_log, collected_logs, log_error
 from hookline.rundir import RunDir
-from hookline.trainer import SimpleTrainer, load_weights
+from hookline.trainer import SimpleTrainer, load_weights, saved_weights
 
 __all__ = ["DefaultTrainer", "load_model", "trainer_class"]
 
@@ -67,7 +67,7 @@ class DefaultTrainer(SimpleTrainer):
     ) -> None:
         if not isinstance(config, Config):
             config = load_config(config, overrides, also=lambda found: self.planned(found, plugins).problems)
-        self.config, self.smoke = config, smoke
+        self.config, self.smoke, self._has_plugins = config, smoke, plugins
         self.plan = self.planned(config, plugins)
         if self.plan.problems:
             raise ConfigError(self.plan.problems)
@@ -175,13 +175,12 @@ class DefaultTrainer(SimpleTrainer):
                 self.storage.put_hparams(description.hyper_parameters(self.config))
             if distributed.is_main():
                 run.write_status("running", iteration=first)
-                description.write(run, self.config, type(self), self.plan, self.hooks.names())
+                description.write(run, self.config, type(self), self._plugins_now())
                 report.print_header(self)
             try:
                 super().train(first, last)
             except Exception as error:
-                # To the file alone: whoever called sees the exception itself.
-                log.handle(_log.makeRecord(_log.name, logging.ERROR, "", 0, str(error), (), _exc_info(error)))
+                log_error(log, error)
                 raise
             finally:
                 self._next_iter = self.iter
@@ -197,25 +196,41 @@ class DefaultTrainer(SimpleTrainer):
         Raises:
             RunError: If there is no such run.
             CheckpointError: If it has no undamaged checkpoint, or the one named is damaged.
+            PluginError: If its plugins were others, and ``plugins.on_change`` is against that.
         """
-        found = self._found_run(run)
-        path = checkpoint.resolve(found.path if run == "latest" else Path(run))
-        self._run, self.run_dir, self.resumed_from = found, found.path, path
-        self.load_state_dict(checkpoint.load(path))
-        self._next_iter = self.iter
-        self.hooks.call("after_load", trainer=self, path=path)
+        found = RunDir.resumable(run, Path(self.config.run.dir), self.config.run.name)
+        with collected_logs() as records:
+            path = checkpoint.resolve(found.path if run == "latest" else Path(run))
+            self.load_state_dict(checkpoint.load(path))
+            self._run, self.run_dir, self.resumed_from = found, found.path, path
+            self._next_iter = self.iter
+            self.hooks.call("after_load", trainer=self, path=path)
+        self._early_records += records
 
-    def _found_run(self, run: str) -> RunDir:
-        found = RunDir.find(run, Path(self.config.run.dir), self.config.run.name)
-        if run == "latest" and not found.checkpoints.is_dir():
-            # A later start that failed before its first checkpoint does not hide the run before it.
-            others = (RunDir(path.parent) for path in found.path.parent.glob("*/checkpoints"))
-            return max(others, key=lambda other: other.id, default=found)
-        return found
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the last complete iteration, and which plugins it was made with."""
+        return {**super().state_dict(), "plugins": self._plugins_now()}
 
-    def load_weights(self, source: str | Path) -> None:
-        """Load the model's weights, and nothing else, from a run, a checkpoint or a ``.safetensors`` file."""
-        _load_weights(self.model, Path(source))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Plugins that are others now are told of, or refused, as the config's ``plugins.on_change`` says; by
+        default nothing is refused to a trainer that was asked for without plugins.
+        """
+        chosen = self.config.plugins.on_change
+        where = self.config.where("plugins.on_change") if chosen else "plugins.on_change (default)"
+        policy = chosen or (None if self._has_plugins else "warn")
+        super().load_state_dict(lock.agreed(state, self._plugins_now(), where, policy))
+
+    def _plugins_now(self) -> dict[str, Any]:
+        return lock.record(self.config, self.hooks, self.writers)
+
+    def load_weights(self, source: str | Path, weights_of: str | None = None) -> None:
+        """Load the model's weights, and nothing else, from a run, a checkpoint or a ``.safetensors`` file.
+
+        See `load_model` for ``weights_of``.
+        """
+        load_weights(self.model, saved_weights(Path(source), weights_of), str(source))
 
     # ---- how it works
 
@@ -304,7 +319,9 @@ class DefaultTrainer(SimpleTrainer):
         )
 
     def _iterations(self, key: str, length: int | Epochs) -> int:
-        per_epoch = _length(self.data_loader, self.accumulate) if isinstance(length, Epochs) else None
+        per_epoch = (
+            iterations_per_epoch(self.data_loader, self.accumulate) if isinstance(length, Epochs) else None
+        )
         iterations = to_iterations(length, per_epoch, self.config.where(key))
         return min(iterations, _SMOKE_ITERS) if self.smoke and key == "train.max_iter" else iterations
 
@@ -351,50 +368,28 @@ def trainer_class(config: Config) -> type[DefaultTrainer]:
     return found
 
 
-def _length(loader: Any, accumulate: int) -> int | None:
-    """Return the iterations of an epoch, or None where nobody knows."""
-    try:  # A DataLoader always has __len__, and raises in it where its dataset has none.
-        return len(loader) // accumulate
-    except TypeError:
-        return None
-
-
-def load_model(run: str | Path) -> nn.Module:
+def load_model(run: str | Path, weights_of: str | None = None) -> nn.Module:
     """Return the trained model of a run in evaluation mode, on the CPU; nothing but its class is imported.
 
     Args:
         run: A run directory (its newest checkpoint), ``…/checkpoints/best``, or one checkpoint.
+        weights_of: A plugin that keeps weights of its own, such as an average, by its name in the config;
+            by default the weights are those that were trained.
 
     Raises:
         RunError: If there is no such run.
-        CheckpointError: If it has no undamaged checkpoint.
+        CheckpointError: If it has no undamaged checkpoint, or the plugin no weights in it.
     """
     found = RunDir.find(str(run), Path())
     config = load_config(found.path / "config.yaml")
     cls = trainer_class(config)
     if cls.build_model is not DefaultTrainer.build_model:
         trainer = cls(config, plugins=False)
-        trainer.load_weights(run)
+        trainer.load_weights(run, weights_of)
         return trainer.model.cpu().eval()
     plan = Plan(config, [], [], required=("model",), only=("model",))
     if plan.problems:
         raise ConfigError(plan.problems)
     model: nn.Module = plan.make("model")
-    _load_weights(model, Path(run))
+    load_weights(model, saved_weights(Path(run), weights_of), str(run))
     return model.eval()
-
-
-def _load_weights(model: nn.Module, source: Path) -> None:
-    if source.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        if not source.is_file():
-            raise CheckpointError(f"weights: expected a file, got {source}. It does not exist.")
-        weights = load_file(source)
-    else:
-        weights = checkpoint.load(checkpoint.resolve(source), ["model"])["model"]
-    load_weights(model, weights, str(source))
-
-
-def _exc_info(error: BaseException) -> Any:
-    return type(error), error, error.__traceback__

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hookline.config import Config, Target, to_yaml
-from hookline.config.lengths import Epochs
-from hookline.plan import Plan, PlannedPlugin
 from hookline.rundir import RunDir
 
 __all__ = ["hyper_parameters", "write"]
@@ -18,15 +16,14 @@ __all__ = ["hyper_parameters", "write"]
 _SECTIONS = ("model", "data", "optimizer", "schedule", "train")
 
 
-def write(run: RunDir, config: Config, trainer: type, plan: Plan, call_order: Sequence[str]) -> None:
+def write(run: RunDir, config: Config, trainer: type, plugins: Mapping[str, Any]) -> None:
     """Write what the run is made of into its directory; of a resumed run, what it is made of now.
 
     Args:
         run: Where.
         config: What was asked for.
         trainer: The class that builds it. Whoever reads the config later, to resume or evaluate, needs it.
-        plan: What was found under the names in the config.
-        call_order: The hooks' instance names.
+        plugins: What `lock.record` returned.
     """
     target = None if trainer.__module__ == "hookline.default" else _target_of(trainer)
     complete = replace(config, trainer=Target(target)) if target and config.trainer is None else config
@@ -34,14 +31,7 @@ def write(run: RunDir, config: Config, trainer: type, plan: Plan, call_order: Se
     (run.path / "config.source.yaml").write_text(config.source_text, "utf-8")
     run.write_json("overrides.json", {"overrides": list(config.overrides)})
     run.write_environment()
-    run.write_json(
-        "plugins.json",
-        {
-            "hooks": [_described(plan) for plan in plan.hooks],
-            "writers": [_described(plan) for plan in plan.writers],
-            "call_order": list(call_order),
-        },
-    )
+    run.write_json("plugins.json", plugins)
 
 
 def hyper_parameters(config: Config) -> dict[str, bool | int | float | str]:
@@ -69,13 +59,3 @@ def _target_of(cls: type) -> str | None:
     if not is_file:
         return f"{module.__name__}:{cls.__qualname__}"
     return f"{Path(file).resolve()}:{cls.__qualname__}" if file else None
-
-
-def _described(plan: PlannedPlugin) -> dict[str, Any]:
-    return {
-        "name": plan.name,
-        "source": plan.loaded.source,
-        "options": {
-            name: str(value) if isinstance(value, Epochs) else value for name, value in plan.options.items()
-        },
-    }

@@ -24,6 +24,7 @@ from typing import Any
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "Fault",
     "HooklineError",
     "NonFiniteError",
     "PluginError",
@@ -123,6 +124,31 @@ class Problem:
         return " ".join(
             sentence if sentence.endswith("?") else f"{sentence}." for sentence in sentences if sentence
         )
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong in the code of a plugin, and how to mend it.
+
+    Args:
+        where: The plugin, and what of it.
+        expected: The rule.
+        got: What is there instead.
+        mend: What to do, one sentence without a full stop.
+        file: The file it is in; may be empty.
+        line: The line in ``file``; 0 when it is not known.
+    """
+
+    where: str
+    expected: str
+    got: str
+    mend: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        end = "" if self.mend.endswith("?") else "."
+        return f"{self.where}: expected {self.expected}, got {self.got}. {self.mend}{end}"
 
 
 class ConfigError(HooklineError):

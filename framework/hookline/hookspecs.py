@@ -109,7 +109,9 @@ class HookBase:
     ``super().__init__()`` is needed. The parameters of ``__init__`` are the plugin's options.
 
     The class attributes are its traits. Give the plugin ``state_dict`` and ``load_state_dict``
-    methods and its state becomes part of every checkpoint, under the plugin's instance name.
+    methods and its state becomes part of every checkpoint, under the plugin's instance name. Weights of the
+    model that the state holds under ``model``, an average of them say, are what `hookline.load_model` gives
+    for ``weights_of=name``.
     """
 
     name: str = ""
@@ -144,32 +146,32 @@ class HookBase:
     def trainer(self, trainer: TrainerBase) -> None:
         self._trainer = weakref.ref(trainer)
 
-    def before_train(self, *args: Any, **kwargs: Any) -> None:
+    def before_train(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.before_train`."""
 
-    def before_step(self, *args: Any, **kwargs: Any) -> None:
+    def before_step(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.before_step`."""
 
-    def after_backward(self, *args: Any, **kwargs: Any) -> None:
+    def after_backward(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.after_backward`."""
 
-    def after_step(self, *args: Any, **kwargs: Any) -> None:
+    def after_step(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.after_step`."""
 
-    def before_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def before_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.before_evaluate`."""
 
-    def after_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def after_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.after_evaluate`."""
 
-    def after_save(self, *args: Any, **kwargs: Any) -> None:
+    def after_save(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.after_save`."""
 
-    def after_load(self, *args: Any, **kwargs: Any) -> None:
+    def after_load(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.after_load`."""
 
-    def on_error(self, *args: Any, **kwargs: Any) -> None:
+    def on_error(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.on_error`."""
 
-    def after_train(self, *args: Any, **kwargs: Any) -> None:
+    def after_train(self, *args: Any, **kwargs: Any) -> Any:
         """See `HookSpecs.after_train`."""

@@ -23,7 +23,7 @@ from hookline.config import (
 from hookline.errors import ConfigError, HooklineError, PluginError, Problem
 from hookline.plugins import HOOKS, WRITERS, LoadedPlugin, load
 
-__all__ = ["Plan", "PlannedPlugin"]
+__all__ = ["Plan", "PlannedPlugin", "given_to"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class PlannedPlugin:
             return self.loaded.make({**self.options, **resolved})
         except Exception as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
+            got = f"{type(error).__name__}: {error}".rstrip(".")
             raise PluginError(
                 f"{self.name} ({self.loaded.source}): expected a plugin that can be built, got "
-                f"{type(error).__name__}: {error}. It was raised at {at.filename}:{at.lineno}."
+                f"{got}. It was raised at {at.filename}:{at.lineno}."
             ) from error
 
 
@@ -133,7 +134,7 @@ class Plan:
             raise ConfigError(
                 [Problem(self._config.where(f"{key}.target"), "a class or a function", factory)]
             )
-        given = _given(key, factory)
+        given = given_to(key, factory)
         options, problems = check_options(
             factory, self._with_functions(factory, target.options, key), key, self._config.origin, given
         )
@@ -194,7 +195,7 @@ def _targets(config: Config) -> Iterator[tuple[str, Target]]:
         )
 
 
-def _given(key: str, factory: Any) -> tuple[str, ...]:
+def given_to(key: str, factory: Any) -> tuple[str, ...]:
     """Return the parameters that the trainer fills in for the target at ``key``."""
     if key == "optimizer":
         return ("params",)

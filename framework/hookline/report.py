@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["header", "print_header", "print_summary", "summary"]
 
+_LEAST_SHOWN_S = 0.005
+
 
 def print_header(trainer: DefaultTrainer) -> None:
     """Print where the run writes, what it trains and which plugins it calls, in that order."""
@@ -44,7 +46,6 @@ def header(trainer: DefaultTrainer) -> dict[str, str]:
 
 def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
     """Return what the run came to: how it ended, its metrics, where time went, what writers missed."""
-    seconds = {name: round(value, 3) for name, value in _largest_first(trainer.hooks.seconds)}
     return {
         "status": trainer.status,
         "reason": trainer.reason,
@@ -52,8 +53,8 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
         "max_iter": trainer.max_iter,
         "duration_s": round(duration_s, 3),
         "metrics": _metrics(trainer),
-        "hook_seconds": seconds,
-        "writer_seconds": {name: round(value, 3) for name, value in _largest_first(trainer.writer_seconds)},
+        "hook_seconds": _hook_seconds(trainer.hooks.seconds),
+        "writer_seconds": _rounded(trainer.writer_seconds),
         "gaps": [asdict(gap) for gap in trainer.gaps],
         "switched_off": dict(trainer.hooks.switched_off),
         "commands": commands(trainer),
@@ -88,7 +89,7 @@ def print_summary(trainer: DefaultTrainer, data: Mapping[str, Any]) -> None:
     for name, found in data["metrics"].items():
         best = f", best {found['best']:.4g} at iteration {found['best_iteration']}" if "best" in found else ""
         lines.append((name, f"{found['last']:.4g}{best}"))
-    lines += [("hooks", _times(data["hook_seconds"])), ("writers", _times(data["writer_seconds"]))]
+    lines += [("hooks", _hook_times(data["hook_seconds"])), ("writers", _times(data["writer_seconds"]))]
     lines += [("missed", _gap(gap)) for gap in data["gaps"]]
     lines += [("off", reason) for reason in data["switched_off"].values()]
     lines += [("files", _shown(trainer.run_dir)), *data["commands"].items()]
@@ -142,8 +143,14 @@ def _device(trainer: DefaultTrainer) -> str:
     return f"{device} ({name}){ranks}"
 
 
-def _largest_first(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
-    return sorted(seconds.items(), key=lambda item: -item[1])
+def _hook_seconds(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the seconds by plugin and hook, rounded, the largest first."""
+    largest_first = sorted(seconds, key=lambda plugin: -sum(seconds[plugin].values()))
+    return {plugin: _rounded(seconds[plugin]) for plugin in largest_first}
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in sorted(seconds.items(), key=lambda item: -item[1])}
 
 
 def _gap(gap: Mapping[str, Any]) -> str:
@@ -152,7 +159,13 @@ def _gap(gap: Mapping[str, Any]) -> str:
 
 
 def _times(seconds: Mapping[str, float]) -> str:
-    return (
-        ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items() if value >= 0.005)
-        or "under 0.01 s"
+    shown = [f"{name} {value:.2f} s" for name, value in seconds.items() if value >= _LEAST_SHOWN_S]
+    return ", ".join(shown) or "under 0.01 s"
+
+
+def _hook_times(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the total of each plugin, with the hook that took most of it."""
+    most = {plugin: max(by_hook, key=lambda hook: by_hook[hook]) for plugin, by_hook in seconds.items()}
+    return _times(
+        {f"{plugin} ({most[plugin]})": sum(by_hook.values()) for plugin, by_hook in seconds.items()}
     )

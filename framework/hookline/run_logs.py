@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hookline.rundir import RunDir, unwritable
 
-__all__ = ["attach_log", "collected_logs"]
+__all__ = ["attach_log", "collected_logs", "log_error"]
 
 _logging_run: ContextVar[Path | None] = ContextVar("logging_run", default=None)
 
@@ -45,6 +45,12 @@ def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+
+
+def log_error(log: logging.Handler, error: BaseException) -> None:
+    """Write ``error`` with its traceback to ``log`` alone: whoever called sees the exception itself."""
+    raised = (type(error), error, error.__traceback__)
+    log.handle(logging.LogRecord("hookline", logging.ERROR, "", 0, str(error), (), raised))
 
 
 class _Collector(logging.Handler):

@@ -99,6 +99,18 @@ class RunDir:
             )
         return cls(run)
 
+    @classmethod
+    def resumable(cls, spec: str, parent: Path, name: str) -> RunDir:
+        """Return the run that ``spec`` means, as `find` does; ``latest`` rather one that has checkpoints.
+
+        A later start that failed before its first checkpoint does not hide the run before it.
+        """
+        found = cls.find(spec, parent, name)
+        if spec != "latest" or found.checkpoints.is_dir():
+            return found
+        others = (cls(path.parent) for path in found.path.parent.glob("*/checkpoints"))
+        return max(others, key=lambda other: other.id, default=found)
+
     @property
     def id(self) -> str:
         """The directory's own name, unique among the runs of one name."""

@@ -193,7 +193,7 @@ def test_when_every_checkpoint_is_damaged_all_are_named(project, finished):
 
 
 def test_a_checkpoint_of_another_model_is_refused(project, finished):
-    result = project.hookline("train", "run.yaml", "model.width=2", "--resume", finished)
+    result = project.hookline("train", "run.yaml", "model.width=2", *NOISY[1:], "--resume", finished)
     assert result.exit_code == 2
     assert "1 of another shape (linear.weight)" in result.output
 
@@ -229,7 +229,9 @@ def test_train_of_a_default_trainer_goes_on_after_a_pause(project, finished):
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(project, finished):
-    result = project.hookline("train", "run.yaml", "optimizer.target=torch.optim.SGD", "--resume", finished)
+    result = project.hookline(
+        "train", "run.yaml", "optimizer.target=torch.optim.SGD", *NOISY[1:], "--resume", finished
+    )
     assert result.exit_code == 2
     assert "that of AdamW for SGD" in result.output
 

@@ -55,7 +55,7 @@ OVERRIDES = {
     "hooks.evalute.period=5": ["hooks.evalute", "Did you mean 'evaluate'?"],
     "hooks.evaluate.period=-1": ["hooks.evaluate.period", "-1"],
     "hooks-=timr": ["Did you mean 'timer'?"],
-    "hooks+=ema": ["Try 'pip install hookline-ema'"],
+    "hooks+=confetti": ["Try 'pip install hookline-confetti'"],
     "writers=[json,comet]": ["writers.comet", "Try 'pip install hookline-comet'"],
     "train.device=cuda:99": ["train.device", "'cuda:99'"],
     "optimizer.target=torch.optim.LBFGS": ["LBFGS"],
@@ -82,12 +82,18 @@ def test_every_problem_of_every_part_is_reported_at_once(project):
         "run.yaml",
         "train.precision=fp8",
         "model.widht=2",
-        "hooks+=ema",
+        "hooks+=confetti",
         "optimizer.lr=fast",
         "writers+=jsn",
     )
     assert_refused(
-        result, "5 problems:", "train.precision", "model.widht", "hooks.ema", "optimizer.lr", "writers.jsn"
+        result,
+        "5 problems:",
+        "train.precision",
+        "model.widht",
+        "hooks.confetti",
+        "optimizer.lr",
+        "writers.jsn",
     )
 
 

@@ -224,7 +224,7 @@ KEYS = (
     "Options: max_iter, stop_at, device, threads, precision, accumulate, clip_norm, max_skips, "
     "deterministic, compile, log_period"
 )
-SECTIONS = "Options: run, model, data, optimizer, schedule, train, hooks, writers, trainer"
+SECTIONS = "Options: run, model, data, optimizer, schedule, train, hooks, writers, plugins, trainer"
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ ENABLED = "Enabled: schedule, timer, writers, progress, evaluate, checkpoint"
         (
             "trains.max_iter=1",
             "trains (override 'trains.max_iter=1'): expected an option of the config, got 'trains'. "
-            "Options: run, model, data, optimizer, schedule, train, hooks, writers, trainer. "
+            "Options: run, model, data, optimizer, schedule, train, hooks, writers, plugins, trainer. "
             "Did you mean 'train'?",
         ),
         (

@@ -788,3 +788,21 @@ def test_state_is_loaded_before_open():
         pytest.raises(WriterError, match="a call before open"),
     ):
         delivery.load_state_dict({})
+
+
+def test_a_position_of_another_version_is_not_loaded_but_what_was_pending_is_told():
+    storage = EventStorage()
+    with Delivery(storage, {"a": Memory()}, RUN) as first:
+        train(storage, 2)
+        state = first.state_dict()
+
+    class Newer(Memory):
+        state_version = 2
+
+    again = Newer()
+    second = Delivery(EventStorage(start_iter=2), {"a": again}, RUN)
+    second.load_state_dict(state)
+    with second:
+        train(second.storage, 1)
+    assert "load_state_dict" not in again.calls
+    assert again.iterations == [*(event["iteration"] for event in state["a"]["pending"]), 2]

@@ -221,6 +221,43 @@ def test_a_second_train_goes_on_writing(make_trainer, tmp_path):
     assert [event.iteration for event in keep.events] == [0, 1, 2, 3]
 
 
+def test_writers_of_one_class_in_a_list_are_numbered(make_trainer, tmp_path):
+    first, second = Keep(), Keep()
+    writer = hooks.PeriodicWriter([first, second], run=Run(tmp_path, "r", "r"))
+    make_trainer(writer).train(0, 2)
+    assert list(writer.writers) == ["Keep", "Keep-2"]
+    assert len(first.events) == len(second.events) == 2
+
+
+@pytest.mark.parametrize(
+    ("writers", "words"),
+    [
+        (Keep(), r"got a Keep. Put it in \[\]"),
+        ([Keep], "expected a writer, got the class of one. Give Keep"),
+        ({"x": hooks.Timer()}, "writers.x: expected an EventWriter, got a Timer"),
+    ],
+)
+def test_what_is_no_writer_is_refused(writers, words, make_trainer, tmp_path):
+    with pytest.raises(PluginError, match=words):
+        make_trainer(hooks.PeriodicWriter(writers, run=Run(tmp_path, "r", "r"))).train(0, 1)
+
+
+def test_a_writer_is_told_by_one_hook_alone(make_trainer, tmp_path):
+    keep, run = Keep(), Run(tmp_path, "r", "r")
+    twice = hooks.PeriodicWriter([keep], run=run), hooks.PeriodicWriter({"again": keep}, run=run)
+    with pytest.raises(PluginError, match="got 'Keep', which 'PeriodicWriter-2' has, too"):
+        make_trainer(*twice).train(0, 1)
+    make_trainer(hooks.PeriodicWriter([Keep()], run=run), hooks.PeriodicWriter([Keep()], run=run)).train(0, 1)
+
+
+def test_a_schedule_is_stepped_by_one_hook_alone(make_trainer):
+    trainer = make_trainer(hooks.Schedule(), hooks.Schedule())
+    trainer.schedule = torch.optim.lr_scheduler.StepLR(trainer.optimizer, 1)
+    with pytest.raises(PluginError, match="Schedule-2: expected a schedule of its own.*stepped twice"):
+        trainer.train(0, 1)
+    make_trainer(hooks.Schedule(), hooks.Schedule()).train(0, 1)
+
+
 def test_memory_is_put_every_period(make_trainer):
     trainer = make_trainer(hooks.Memory(period=2))
     trainer.train(0, 4)
@@ -235,6 +272,12 @@ def test_the_profiler_writes_a_trace_of_the_iterations_asked_for(make_trainer, t
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"ProfilerStep#2", "ProfilerStep#3"} <= names
     assert "ProfilerStep#4" not in names
+
+
+def test_a_second_profiler_is_refused_before_it_ends_the_process(make_trainer, tmp_path):
+    trainer = make_trainer(hooks.Profiler(), hooks.Profiler(start=20), run_dir=tmp_path)
+    with pytest.raises(PluginError, match="expected one profiler in a run, got Profiler, Profiler-2"):
+        trainer.train(0, 1)
 
 
 def test_callbacks_are_called_with_the_trainer(make_trainer):

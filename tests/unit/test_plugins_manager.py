@@ -211,10 +211,10 @@ def test_time_is_measured_only_when_asked_and_weighted():
     manager.call("after_step", trainer=TRAINER)
     assert not manager.seconds
     manager.call("after_step", weight=1, trainer=TRAINER)
-    once = manager.seconds["a"]
+    once = manager.seconds["a"]["after_step"]
     assert once > 0
     manager.call("after_step", weight=10**6, trainer=TRAINER)
-    assert manager.seconds["a"] > 1000 * once
+    assert manager.seconds["a"]["after_step"] > 1000 * once
 
 
 def test_two_managers_share_nothing():
@@ -267,3 +267,73 @@ def test_a_plugin_that_communicates_always_raises():
     flaky.collective = True
     with pytest.raises(PluginError, match="flaky.on_error: expected 'raise', got 'disable'"):
         HookManager().add(flaky, "flaky", on_error="disable")
+
+
+def reasons(manager, hook="after_step"):
+    return {place.plugin: place.reason for place in manager.explain(hook)}
+
+
+def test_every_place_is_explained_in_call_order():
+    manager = HookManager()
+    manager.add(recorder("last", [], trylast=True), "last", source="late-package 1.0")
+    manager.add(recorder("a", []), "a")
+    manager.add(recorder("b", []), "b")
+    manager.add(recorder("first", [], tryfirst=True), "first")
+    around = type("Around", (HookBase,), {"after_step": hookimpl(wrapper=True)(lambda self: (yield))})
+    manager.add(around(), "around")
+    manager.add(type("Other", (HookBase,), {"before_train": lambda self: None})(), "elsewhere")
+    assert reasons(manager) == {
+        "around": "wrapper: around all others; place 5 in the list",
+        "first": "tryfirst; place 4 in the list",
+        "a": "place 2 in the list",
+        "b": "place 3 in the list",
+        "last": "trylast; place 1 in the list",
+    }
+    assert [place.plugin for place in manager.explain("after_step")] == manager.implements("after_step")
+    assert manager.explain("after_step")[-1].source == "late-package 1.0"
+    assert manager.explain("before_step") == []
+
+
+def test_a_place_by_declaration_names_who_declared_it():
+    manager = HookManager()
+    for name, traits in {
+        "late": {"after": ("b",)},
+        "a": {},
+        "b": {"after": ("a", "absent")},
+        "early": {"before": ("a", "late")},
+    }.items():
+        plugin = recorder(name, [])
+        vars(plugin).update(traits)
+        manager.add(plugin, name)
+    assert list(reasons(manager).items()) == [
+        ("early", "declares before=('late', 'a'); place 4 in the list"),
+        ("a", "after 'early', which declares before=('a',); place 2 in the list"),
+        ("b", "declares after=('a',); place 3 in the list"),
+        (
+            "late",
+            "declares after=('b',); after 'early', which declares before=('late',); place 1 in the list",
+        ),
+    ]
+
+
+def test_a_declaration_that_agrees_with_the_list_is_no_reason():
+    manager = HookManager()
+    manager.add(recorder("a", []), "a")
+    second = recorder("b", [])
+    second.after = ("a",)
+    manager.add(second, "b")
+    assert reasons(manager) == {"a": "place 1 in the list", "b": "place 2 in the list"}
+
+
+def test_a_declaration_that_a_mark_outweighs_is_told():
+    manager = HookManager()
+    first = recorder("first", [], tryfirst=True)
+    first.after = ("a",)
+    manager.add(first, "first")
+    manager.add(recorder("a", []), "a")
+    assert reasons(manager)["first"].startswith("tryfirst; a mark outweighs its after=('a',); ")
+
+
+def test_explain_knows_the_hooks():
+    with pytest.raises(PluginError, match=r"got 'after_stepp'.*mean 'after_step'"):
+        HookManager().explain("after_stepp")

@@ -438,7 +438,7 @@ def test_wrappers_and_marked_objects_work_in_a_run(make_trainer):
 def test_time_of_every_plugin_is_estimated(make_trainer):
     trainer = make_trainer(Recorder())
     trainer.train(0, 40)
-    assert trainer.hooks.seconds["Recorder"] > 0
+    assert trainer.hooks.seconds["Recorder"]["after_step"] > 0
 
 
 def test_a_gradient_that_is_not_finite_is_what_the_error_names(make_trainer):

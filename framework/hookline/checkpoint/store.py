@@ -45,6 +45,7 @@ __all__ = [
     "discard_newer",
     "load",
     "newest_valid",
+    "outline",
     "read_pointer",
     "resolve",
     "retain",
@@ -116,6 +117,19 @@ def load(path: Path, components: Collection[str] | None = None) -> dict[str, Any
         exists = f"It has {', '.join(available)}"
         raise CheckpointError(str(Problem(f"checkpoint {path}", "a component it has", missing[0], exists)))
     return {name: _read_component(path, name) for name in chosen}
+
+
+def outline(path: Path, component: str) -> Any:
+    """Return the JSON of a component as it is stored, in which tensors are only named; None if there is none.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    file = Path(path) / f"{component}.json"
+    try:
+        return json.loads(read_small(file)) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise damage(Path(path), f"{component} that cannot be read ({error})") from error
 
 
 def newest_valid(root: Path) -> tuple[Path, list[str]]:

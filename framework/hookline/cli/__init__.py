@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
-
 import click
 
 from hookline import __version__
-from hookline.errors import HooklineError, RunError, notes
+from hookline.cli.configuration import config
+from hookline.cli.plugins import plugins
+from hookline.cli.reporting import reporting
+from hookline.errors import RunError
 
 __all__ = ["main"]
-
-
-def _reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what hookline raises on purpose into one message on standard error and an exit code."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except HooklineError as error:
-            for line in [str(error), *notes(error)]:
-                click.echo(f"hookline: {line}" if line == str(error) else line, err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            sys.exit(130)
-
-    return run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,18 +24,22 @@ def main() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
 @click.option("--resume", metavar="RUN|latest", help="Go on where a run stopped, in its directory.")
 @click.option("--weights", metavar="PATH", help="Start from the weights of a run, a checkpoint or a file.")
+@click.option("--weights-of", metavar="NAME", help="With --weights: those that this plugin keeps.")
 @click.option("--nproc", type=click.IntRange(min=1), help="Train with so many processes on this machine.")
 @click.option("--smoke", is_flag=True, help="Three iterations, one evaluation, one checkpoint: does it run?")
 @click.option("--no-plugins", is_flag=True, help="Leave out every hook but the schedule, and all writers.")
-@_reporting
+@click.option("--trace-hooks", is_flag=True, help="Print each call of a hook in the first three iterations.")
+@reporting
 def train(
     config: str,
     overrides: tuple[str, ...],
     resume: str | None,
     weights: str | None,
+    weights_of: str | None,
     nproc: int | None,
     smoke: bool,
     no_plugins: bool,
+    trace_hooks: bool,
 ) -> None:
     """Train what CONFIG describes.
 
@@ -65,30 +50,54 @@ def train(
 
     if resume is not None and weights is not None:
         raise RunError("--weights: expected it without --resume, got both. A resumed run has its weights.")
+    if weights_of is not None and weights is None:
+        raise RunError("--weights-of: expected --weights with it, got none. Name the run it is in.")
     if nproc is not None and nproc > 1:
         training.launch(nproc)
     else:
-        training.train(config, overrides, resume, weights, smoke=smoke, plugins=not no_plugins)
+        training.train(
+            config,
+            overrides,
+            resume,
+            weights,
+            weights_of,
+            smoke=smoke,
+            plugins=not no_plugins,
+            trace=trace_hooks,
+        )
 
 
 @main.command()
 @click.argument("run", metavar="RUN_OR_CHECKPOINT")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
 @click.option("--data", multiple=True, help="A key of the config's data; by default all but train.")
-@_reporting
-def evaluate(run: str, overrides: tuple[str, ...], data: tuple[str, ...]) -> None:
+@click.option("--weights-of", metavar="NAME", help="Measure the weights that this plugin keeps.")
+@reporting
+def evaluate(run: str, overrides: tuple[str, ...], data: tuple[str, ...], weights_of: str | None) -> None:
     """Measure the model of a run or checkpoint."""
     from hookline.cli import training
 
-    training.evaluate(run, overrides, data)
+    training.evaluate(run, overrides, data, weights_of)
 
 
-@main.command()
+@main.command("verify-plugins")
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
-@_reporting
-def config(config: str, overrides: tuple[str, ...]) -> None:
-    """Print CONFIG resolved, with origins."""
-    from hookline.config import load_config, render
+@click.option(
+    "--iters", type=click.IntRange(min=1), default=20, show_default=True, help="Length of each run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@reporting
+def verify_plugins(config: str, overrides: tuple[str, ...], iters: int, as_json: bool) -> None:
+    """Train CONFIG with and without each observer, and name those that change it.
 
-    click.echo(render(load_config(config, overrides)), nl=False)
+    Compares weights, random numbers and all else that training depends on, to the bit. Exits with 0 if every
+    observer is pure, 1 if one is not, 2 if that cannot be told.
+    """
+    from hookline.cli import verification
+
+    verification.verify_plugins(config, overrides, iters, as_json)
+
+
+main.add_command(config)
+main.add_command(plugins)

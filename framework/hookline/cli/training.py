@@ -18,7 +18,9 @@ from hookline.config import Config, load_config
 from hookline.console import console, show_logs
 from hookline.default import trainer_class
 from hookline.errors import ConfigError, HooklineError, Problem
+from hookline.plugins import Trace
 from hookline.rundir import RunDir
+from hookline.trainer import offered_weights
 
 __all__ = ["evaluate", "launch", "train"]
 
@@ -28,23 +30,27 @@ def train(
     overrides: Sequence[str],
     resume: str | None,
     weights: str | None,
+    weights_of: str | None,
     *,
     smoke: bool,
     plugins: bool,
+    trace: bool,
 ) -> None:
-    """Build the trainer that ``config`` describes, and train."""
+    """Build the trainer that ``config`` describes, and train; ``trace`` prints the calls of hooks."""
     show_logs(distributed.rank(), distributed.world_size())
     with distributed.together():
         parsed = _loaded(config, overrides, plugins)
         trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
+        if trace and distributed.is_main():
+            trainer.hooks.watch(Trace(trainer, _show_line))
         if weights is not None:
-            trainer.load_weights(weights)
+            trainer.load_weights(weights, weights_of)
         if resume is not None:
             trainer.resume(resume)
         trainer.train()
 
 
-def evaluate(run: str, overrides: Sequence[str], data: Sequence[str]) -> None:
+def evaluate(run: str, overrides: Sequence[str], data: Sequence[str], weights_of: str | None = None) -> None:
     """Print the metrics of a run's model, as a table and as one JSON line where no person reads."""
     show_logs(distributed.rank(), distributed.world_size())
     with distributed.together():
@@ -55,10 +61,12 @@ def evaluate(run: str, overrides: Sequence[str], data: Sequence[str]) -> None:
             raise ConfigError([Problem("data", "data besides train to evaluate on", missing=True)])
         trainer = trainer_class(config)(config, plugins=False)
         path = checkpoint.resolve(Path(run))
-        trainer.load_weights(path)
+        trainer.load_weights(path, weights_of)
         results = {f"{name}/{key}": value for name in names for key, value in trainer.evaluate(name).items()}
         if distributed.is_main():
-            _show(path, results)
+            _show(path, results, weights_of)
+            if weights_of is None and (names := offered_weights(path)):
+                _hint(path, names)
 
 
 def launch(nproc: int) -> None:
@@ -123,11 +131,25 @@ def _loaded(config: str | Path, overrides: Sequence[str], plugins: bool) -> Conf
     return load_config(config, overrides, also=also)
 
 
-def _show(path: Path, results: dict[str, float]) -> None:
+def _show_line(line: str) -> None:
+    console().print(line, style="dim", markup=False)
+
+
+def _hint(path: Path, names: Sequence[str]) -> None:
+    """Say on standard error that other weights are there: a run with an average evaluates that."""
+    said = " or ".join(f"--weights-of {name}" for name in names)
+    print(
+        f"hookline: measured the weights that were trained. {path.name} also holds: {said}", file=sys.stderr
+    )
+
+
+def _show(path: Path, results: dict[str, float], weights_of: str | None) -> None:
     if not console().is_terminal:
-        console().print(json.dumps({"checkpoint": str(path), **results}), markup=False)
+        of = {} if weights_of is None else {"weights_of": weights_of}
+        console().print(json.dumps({"checkpoint": str(path), **of, **results}), markup=False)
         return
-    table = Table(title=str(path), show_header=False, title_justify="left")
+    title = str(path) if weights_of is None else f"{path}, weights of {weights_of}"
+    table = Table(title=title, show_header=False, title_justify="left")
     for name, value in results.items():
         table.add_row(name, f"{value:.6g}")
     console().print(table)

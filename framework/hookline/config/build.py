@@ -14,7 +14,7 @@ from hookline.config.schema import Config, Loader, PluginSpec
 from hookline.config.tree import Node, located, nearest, plain
 from hookline.errors import HooklineError, Problem
 
-__all__ = ["build"]
+__all__ = ["build", "shape_of"]
 
 Origins = Mapping[tuple[str, ...], str]
 
@@ -44,7 +44,7 @@ class _Builder:
             return self.note(path, _form(cls), plain(node))
         hints = get_type_hints(cls, include_extras=True)
         hints = {key: hint for key, hint in hints.items() if key not in fixed}
-        shapes = {key: shape for key, hint in hints.items() if (shape := _shape(hint))}
+        shapes = {key: shape for key, hint in hints.items() if (shape := shape_of(hint))}
         made: dict[str, Any] = {"options": {}} if "options" in hints else {}
         values: dict[str, Any] = {"shuffle": path == "data.train.loader"} if cls is Loader else {}
         for key, child in node.value.items():
@@ -95,11 +95,11 @@ def _below(path: str, key: Any) -> str:
     return f"{path}.{key}".lstrip(".")
 
 
-def _shape(hint: Any) -> tuple[Any, Any] | None:
+def shape_of(hint: Any) -> tuple[Any, Any] | None:
     """Return the container, if any, and the dataclass of a field that holds sections; else None."""
     kind, args = get_origin(hint), [arg for arg in get_args(hint) if arg is not type(None)]
     if kind in (Union, types.UnionType) and len(args) == 1:
-        return _shape(args[0])
+        return shape_of(args[0])
     container = kind if kind in (list, dict) else None
     part = args[-1] if container else hint
     return (container, part) if is_dataclass(part) else None
@@ -113,4 +113,5 @@ def _form(cls: Any) -> str:
     """Return the shortest mapping that is right for a section."""
     if cls is PluginSpec:
         return "a mapping of options, or false to switch it off"
-    return f"a mapping such as {{{', '.join(f'{name}: …' for name in _required(cls))}}}"
+    keys = _required(cls) or [item.name for item in fields(cls)]
+    return f"a mapping such as {{{', '.join(f'{name}: …' for name in keys)}}}"

@@ -33,7 +33,10 @@ def _at_least(minimum: int) -> Rule:
             raise ValueError
         return length if isinstance(length, Epochs) else amount
 
-    return Rule(f"a whole number >= {minimum} or epochs such as '3 epochs'", parse)
+    amount = r"\d+" if minimum == 0 else r"0*[1-9]\d*"
+    epochs = {"type": "string", "pattern": rf"^\s*{amount} *epochs?\s*$"}
+    schema = {"anyOf": [{"type": "integer", "minimum": minimum}, epochs]}
+    return Rule(f"a whole number >= {minimum} or epochs such as '3 epochs'", parse, schema)
 
 
 Period: TypeAlias = Annotated[int | Epochs, _at_least(0)]

@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 
 from hookline.config.instances import DEFAULT_HOOKS, LISTS, name_in
 from hookline.config.lengths import Epochs, MaxIter, Period
-from hookline.config.rules import Rule
+from hookline.config.rules import WORD, Rule
 from hookline.config.targets import absolute_target
 from hookline.config.tree import located, nearest
 
@@ -23,19 +23,22 @@ __all__ = [
     "Loader",
     "Optimizer",
     "PluginSpec",
+    "Plugins",
     "Run",
     "Target",
     "Train",
 ]
 
 
-def _matching(pattern: str, text: str) -> Rule:
+def _matching(pattern: str, text: str, schema: str) -> Rule:
+    """Return the rule of a string; ``schema`` is ``pattern`` as JSON Schema has it, where \\w is ASCII."""
+
     def parse(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError
         return value
 
-    return Rule(text, parse)
+    return Rule(text, parse, {"type": "string", "pattern": schema})
 
 
 def _patterns(value: Any) -> list[str]:
@@ -45,10 +48,16 @@ def _patterns(value: Any) -> list[str]:
     return patterns
 
 
-_RUN_NAME = _matching(r"\w[\w.-]*", "a name of letters, digits, '.', '_' and '-'")
-_TARGET = _matching(r".+[.:]\w+", "a target such as package.module:Name or ./file.py:Name")
-_PLUGIN = _matching(r".+", "a plugin: its name, distribution:name or ./file.py:Name")
-_PATTERNS = Rule("a pattern of parameter names such as '*.bias', or a list of them", _patterns)
+_RUN_NAME = _matching(r"\w[\w.-]*", "a name of letters, digits, '.', '_' and '-'", rf"^{WORD}({WORD}|[.-])*$")
+_TARGET = _matching(
+    r".+[.:]\w+", "a target such as package.module:Name or ./file.py:Name", rf"^.+[.:]{WORD}+$"
+)
+_PLUGIN = _matching(r".+", "a plugin: its name, distribution:name or ./file.py:Name", "^.+$")
+_PATTERNS = Rule(
+    "a pattern of parameter names such as '*.bias', or a list of them",
+    _patterns,
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,9 @@ class Optimizer(Target):
     """The optimizer, and groups of parameters with options of their own.
 
     No weight decay on norms and biases: ``groups: [{match: ["*.bias", "*norm*"], weight_decay: 0}]``.
+
+    Args:
+        groups: Parameters with options of their own, by name; of several that match the first counts.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -184,6 +196,18 @@ class PluginSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Plugins:
+    """What is asked of the plugins of a run together.
+
+    Args:
+        on_change: What happens when a run is resumed with other plugins than it was saved with; by default
+            ``error`` where a saved state would be lost, else ``warn``.
+    """
+
+    on_change: Literal["error", "warn", "ignore"] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A checked config, and where each of its values was written.
@@ -191,6 +215,18 @@ class Config:
     ``hooks`` are in call order, the default ones included. ``base`` is the folder that relative targets are
     looked up in, ``source`` the file that was read, ``source_text`` its YAML, ``overrides`` what was applied
     to it. ``model`` and ``data`` may be missing: a trainer may build them itself.
+
+    Args:
+        run: What the run is called and where it is kept.
+        model: What returns the model, a ``torch.nn.Module``.
+        data: By name, what the model learns from (``train``) and what it is measured on.
+        optimizer: The optimizer, and groups of parameters with options of their own.
+        schedule: The learning rate over time.
+        train: How long and how to train.
+        hooks: Hooks in call order, besides those that every run has.
+        writers: Where the metrics go.
+        trainer: A trainer class of your own.
+        plugins: What holds for all hooks and writers.
     """
 
     run: Run
@@ -201,6 +237,7 @@ class Config:
     train: Train
     hooks: list[PluginSpec]
     writers: list[PluginSpec]
+    plugins: Plugins = field(default_factory=Plugins)
     trainer: Target | None = None
     base: Path = field(compare=False)
     source: Path | None = field(compare=False)

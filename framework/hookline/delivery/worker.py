@@ -209,13 +209,15 @@ class Worker:
                     states[id(events)] = events.to_state()
             return {
                 "position": self._position,
+                "version": self.writer.state_version,
                 "pending": [states[id(events)] for events in self._pending],
                 "gaps": [asdict(gap) for gap in self.gaps()],
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        self._position = state["position"]
+        """Go on from what ``state_dict`` returned; a position of another version means nothing here."""
+        if state.get("version", 1) == self.writer.state_version:
+            self._position = state["position"]
         self._pending.extend(map(Events.from_state, state["pending"]))
         self._pending_bytes = sum(map(num_bytes, self._pending))
         self._past_gaps = [Gap(**gap) for gap in state["gaps"]]

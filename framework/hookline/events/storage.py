@@ -117,6 +117,17 @@ class EventStorage:
             for name, value in named.items():
                 self._put_scalar(name, value, smoothing_hint, volatile)
 
+    def put_timings(self, seconds: Mapping[str, float]) -> None:
+        """Record volatile scalars that only writers are told of: they have no history, and cost little.
+
+        For many numbers that are put often. Their names are taken as they are, outside of any ``name_scope``.
+        """
+        with self._lock:
+            scalars = self._open.scalars
+            for key, value in seconds.items():
+                if self._kinds.setdefault(key, "scalar") == "scalar":
+                    scalars[key] = Scalar(value, True, True)
+
     def put_image(self, name: str, image: Any) -> None:
         """Record an image; a second one of the same name in an iteration replaces the first.
 

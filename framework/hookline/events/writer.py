@@ -50,6 +50,8 @@ class EventWriter(ABC):
 
     journal: ClassVar[bool] = False
     """True for the run's own record: training waits for it, and fails when it cannot be written."""
+    state_version: ClassVar[int] = 1
+    """Raise it when the meaning of ``state_dict`` changes: a position of another version is not loaded."""
 
     def open(self, run: Run) -> None:  # noqa: B027  (optional to override, like the next two)
         """Start, or go on from the position given to ``load_state_dict``.

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from hookline import distributed
-from hookline.errors import RunError
+from hookline.errors import PluginError, RunError
 from hookline.hookspecs import HookBase
 
 __all__ = ["Profiler"]
@@ -50,15 +50,21 @@ class Profiler(HookBase):
             "with_stack": with_stack,
         }
         self._profile: torch.profiler.profile | None = None
+        self.folder = Path()
 
     def before_train(self) -> None:
         """Start the profiler; it records nothing yet."""
-        folder = Path(self.dir) if self.dir is not None else self._default_dir()
-        handler = torch.profiler.tensorboard_trace_handler(str(folder), f"rank{distributed.rank()}")
+        others = [plugin.name for plugin in self.trainer.hooks.get_plugins() if isinstance(plugin, Profiler)]
+        if len(others) > 1:  # two at once end the process with a segmentation fault (torch 2.13)
+            raise PluginError(
+                f"{self.name}: expected one profiler in a run, got {', '.join(sorted(others))}. "
+                "Remove all but one: torch can record only one profile at a time."
+            )
+        self.folder = Path(self.dir) if self.dir is not None else self._default_dir()
+        handler = torch.profiler.tensorboard_trace_handler(str(self.folder), f"rank{distributed.rank()}")
         schedule = torch.profiler.schedule(wait=self.start, warmup=1, active=self.num_iters, repeat=1)
         self._profile = torch.profiler.profile(schedule=schedule, on_trace_ready=handler, **self._options)
         self._profile.start()
-        self.folder = folder
 
     def after_step(self) -> None:
         """Move the profiler on; stop it when it has what it needs."""

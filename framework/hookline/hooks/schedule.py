@@ -45,6 +45,7 @@ class Schedule(HookBase):
                 f"schedule: expected a schedule of hookline.schedules, or a torch scheduler that is stepped "
                 f"without a metric, got a {type(self.schedule).__name__}. Give another schedule.target."
             )
+        self._refuse_if_shared()
         groups = self._optimizer().param_groups
         sizes = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
         self._group = sizes.index(max(sizes))
@@ -85,6 +86,16 @@ class Schedule(HookBase):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep ``state`` until training begins and the schedule is known."""
         self._saved = state
+
+    def _refuse_if_shared(self) -> None:
+        for other in self.trainer.hooks.get_plugins():
+            if other is self or self.schedule is None or not isinstance(other, Schedule):
+                continue
+            if other.schedule is self.schedule:
+                raise PluginError(
+                    f"{self.name}: expected a schedule of its own, got that of {other.name!r}, which would "
+                    "be stepped twice an iteration. Remove one of the two."
+                )
 
     def _merged(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Return the saved state, but what was configured otherwise since as it is configured now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -9,9 +10,10 @@ from pydantic import Field
 
 from hookline import distributed
 from hookline.delivery import Delivery
-from hookline.errors import RunError
+from hookline.errors import PluginError, RunError
 from hookline.events import EventWriter, Run
 from hookline.hookspecs import HookBase
+from hookline.plugins import lint_writer
 
 __all__ = ["PeriodicWriter"]
 
@@ -20,10 +22,10 @@ class PeriodicWriter(HookBase):
     """Gives every writer each event exactly once, on a thread of its own; on rank 0 only.
 
     Args:
-        writers: Writers by instance name, or a list, named by their classes; by default the trainer's
-            own (the config's ``writers`` section).
+        writers: Writers by instance name, or a list, named by their classes and numbered; by default the
+            trainer's own (the config's ``writers`` section).
         run: What the writers are told of the run; by default it is made from the trainer.
-        on_error: What to do with a writer that fails, by its name: ``retry``, ``disable`` or ``raise``.
+        policies: What to do with a writer that fails, by its name: ``retry``, ``disable`` or ``raise``.
         timeout_s: Longest time that one call of a writer may take, seconds.
     """
 
@@ -34,14 +36,19 @@ class PeriodicWriter(HookBase):
         self,
         writers: Any = None,
         run: Any = None,
-        on_error: Any = None,
+        policies: Any = None,
         timeout_s: Annotated[float, Field(gt=0)] = 10.0,
     ) -> None:
         if isinstance(writers, Sequence):
-            writers = {type(writer).__name__: writer for writer in writers}
+            writers = _by_class(writers)
+        if not isinstance(writers, Mapping | None):
+            raise PluginError(
+                f"writers: expected writers by name, or a list of them, got a {type(writers).__name__}. "
+                "Put it in []."
+            )
         self.writers: Mapping[str, EventWriter] | None = writers
         self.run: Run | None = run
-        self._policies: Mapping[str, str] | None = on_error
+        self._policies: Mapping[str, str] | None = policies
         self.timeout_s = timeout_s
         self.delivery: Delivery | None = None
         self._saved: Mapping[str, Any] = {}
@@ -51,6 +58,8 @@ class PeriodicWriter(HookBase):
         trainer = self.trainer
         if self.writers is None:
             self.writers = getattr(trainer, "writers", {})
+        for name, writer in self.writers.items():
+            self._check(name, writer)
         if not self.writers or not distributed.is_main():
             return
         if self.delivery is not None:
@@ -76,6 +85,21 @@ class PeriodicWriter(HookBase):
         """Keep the positions until the writers are opened."""
         self._saved = state
 
+    def _check(self, name: str, writer: EventWriter) -> None:
+        """Check that ``writer`` is one, and that nobody else opens it and tells it of events."""
+        if isinstance(writer, type):
+            made = f"{writer.__name__}(…)"
+            raise PluginError(f"writers.{name}: expected a writer, got the class of one. Give {made}.")
+        lint_writer(writer, name, type(writer).__module__)
+        for other in self.trainer.hooks.get_plugins():
+            if other is self or not isinstance(other, PeriodicWriter):
+                continue
+            if any(writer is known for known in (other.writers or {}).values()):
+                raise PluginError(
+                    f"{self.name}: expected writers of its own, got {name!r}, which {other.name!r} has, too. "
+                    "Remove one of the two, or give it other writers."
+                )
+
     def _run(self) -> Run:
         trainer = self.trainer
         if trainer.run_dir is None:
@@ -92,3 +116,12 @@ class PeriodicWriter(HookBase):
             start_iter=trainer.start_iter,
             period=trainer.log_period,
         )
+
+
+def _by_class(writers: Sequence[EventWriter]) -> dict[str, EventWriter]:
+    named: dict[str, EventWriter] = {}
+    for writer in writers:
+        first = type(writer).__name__
+        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+        named[next(name for name in names if name not in named)] = writer
+    return named

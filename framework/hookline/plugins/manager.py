@@ -7,8 +7,8 @@ import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from difflib import get_close_matches
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -17,24 +17,11 @@ import pluggy
 
 from hookline.errors import PluginError, add_note, notes
 from hookline.hookspecs import HookBase, HookSpecs
+from hookline.plugins.implementation import HookCall, Implementation, rank
 from hookline.plugins.lint import HOOK_NAMES, lint
-from hookline.plugins.order import call_order
+from hookline.plugins.order import Place, call_order, place_reasons
 
 __all__ = ["HookManager"]
-
-
-@dataclass(frozen=True)
-class _Implementation:
-    """One plugin's function for one hook."""
-
-    plugin: str
-    hook: str
-    function: Callable[..., Any]
-    arguments: tuple[str, ...]
-    wrapper: bool
-
-    def __call__(self, offered: Mapping[str, Any]) -> Any:
-        return self.function(*[offered[name] for name in self.arguments])
 
 
 class HookManager(pluggy.PluginManager):
@@ -50,13 +37,17 @@ class HookManager(pluggy.PluginManager):
         self.add_hookspecs(HookSpecs)
         self.sources: dict[str, str] = {}
         """Where each plugin came from, by instance name: distribution and version, or module."""
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        """Measured time by plugin, seconds; see `call`."""
+        self.seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        """Measured time by plugin and hook, seconds; see `call`."""
+        self.sample: defaultdict[tuple[str, str], float] = defaultdict(float)
+        """The same of the calls measured since it was last cleared, by plugin and hook, not weighted."""
         self.switched_off: dict[str, str] = {}
         """Why, by the name of each plugin that failed and was switched off."""
+        self._watches: list[Callable[[HookCall], AbstractContextManager[Any]]] = []
         self._policies: dict[str, str] = {}
         self._num_failures: Counter[str] = Counter()
-        self._implementations: dict[str, list[_Implementation]] = {hook: [] for hook in HOOK_NAMES}
+        self._implementations: dict[str, list[Implementation]] = {hook: [] for hook in HOOK_NAMES}
+        self._defaults = {hook: _defaults(hook) for hook in HOOK_NAMES}
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         """Take every override of a `HookBase` as an implementation, marked or not."""
@@ -122,6 +113,48 @@ class HookManager(pluggy.PluginManager):
         """Return the names of the plugins that implement ``hook``, in call order."""
         return [implementation.plugin for implementation in self._implementations[hook]]
 
+    def explain(self, hook: str) -> list[Place]:
+        """Return the plugins that implement ``hook`` in call order, each with the reason for its place.
+
+        Raises:
+            PluginError: If there is no such hook.
+        """
+        if hook not in HOOK_NAMES:
+            close = "".join(f" Did you mean {name!r}?" for name in get_close_matches(hook, HOOK_NAMES, 1))
+            raise PluginError(f"explain: expected a hook's name, got {hook!r}.{close}")
+        names, before, after = self._declared()
+        reasons = place_reasons(names, before, after)
+        called = {found.plugin: i for i, found in enumerate(self._implementations[hook])}
+        places = []
+        for found in self._implementations[hook]:
+            name, mark = found.plugin, [found.mark] if found.mark else []
+            position = {other: called.get(other, called[name]) - called[name] for other in names}
+            for trait, others in {
+                "before": [other for other in before[name] if position.get(other, 0) < 0],
+                "after": [other for other in after[name] if position.get(other, 0) > 0],
+            }.items():
+                if others:
+                    mark.append(f"a mark outweighs its {trait}={tuple(others)}")
+            places.append(Place(name, "; ".join([*mark, *reasons[name]]), self.sources[name]))
+        return places
+
+    def watch(self, around: Callable[[HookCall], AbstractContextManager[Any]]) -> None:
+        """Enter ``around(call)`` around every call of a plugin from now on, and leave it after.
+
+        For tools that look at calls: a trace, a check. A wrapper's two halves are two calls.
+        Costs nothing until it is used.
+        """
+        self._watches.append(around)
+
+    @contextmanager
+    def timed(self, plugin: str, act: str) -> Iterator[None]:
+        """Count the time inside for ``plugin``, as that of ``act``: what it does besides its hooks."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._count(plugin, act, perf_counter() - start, weight=1)
+
     def call(self, hook: str, *, weight: int = 0, **offered: Any) -> None:
         """Call ``hook`` of every plugin; the first exception ends it, with a note of who raised it.
 
@@ -131,6 +164,7 @@ class HookManager(pluggy.PluginManager):
                 16 suits a caller that measures one call in 16.
             offered: The arguments of the spec; each implementation gets those it names.
         """
+        offered = {**self._defaults[hook], **offered}
         with ExitStack() as wrappers:
             for implementation in self._implementations[hook]:
                 if implementation.wrapper:
@@ -146,6 +180,7 @@ class HookManager(pluggy.PluginManager):
     def call_each(self, hook: str, **offered: Any) -> list[BaseException]:
         """Call ``hook`` of every plugin, each in its own try; return what they raised, with a note each."""
         errors: list[BaseException] = []
+        offered = {**self._defaults[hook], **offered}
         with ExitStack() as wrappers:
             for implementation in self._implementations[hook]:
                 try:
@@ -182,12 +217,15 @@ class HookManager(pluggy.PluginManager):
         return next(name for name in names if not self.has_plugin(name))
 
     def _ordered_names(self) -> list[str]:
+        return call_order(*self._declared())
+
+    def _declared(self) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+        """Return the names in the order registered, and what each declares as before and as after."""
         plugins = dict(self.list_name_plugin())
-        return call_order(
-            list(plugins),
-            before={name: _trait(plugin, "before") for name, plugin in plugins.items()},
-            after={name: _trait(plugin, "after") for name, plugin in plugins.items()},
+        before, after = (
+            {name: _trait(plugin, trait) for name, plugin in plugins.items()} for trait in ("before", "after")
         )
+        return list(plugins), before, after
 
     def _arrange(self) -> None:
         """Put the implementations of every hook into call order."""
@@ -196,48 +234,61 @@ class HookManager(pluggy.PluginManager):
             caller = getattr(self.hook, hook)
             # pluggy walks this list backwards, wrappers standing last. Left alone it would call the plugin
             # registered last first, and there is no public way to place several `trylast` in config order.
-            caller._hookimpls.sort(
-                key=lambda impl: (not impl.wrapper, _rank(impl), position[impl.plugin_name]), reverse=True
-            )
+            caller._hookimpls.sort(key=lambda impl: (rank(impl), position[impl.plugin_name]), reverse=True)
             self._implementations[hook] = [
-                _implementation(hook, impl) for impl in reversed(caller._hookimpls)
+                Implementation.of(hook, impl) for impl in reversed(caller._hookimpls)
             ]
 
     @contextmanager
     def _around(
-        self, implementation: _Implementation, offered: Mapping[str, Any], weight: int
+        self, implementation: Implementation, offered: Mapping[str, Any], weight: int
     ) -> Iterator[None]:
         """Run a wrapper: up to its yield, then what is inside, then the rest."""
         wrapper = contextmanager(implementation)(offered)
-        with self._attributed(implementation, offered, weight):
+        with self._attributed(implementation, offered, weight, "before"):
             wrapper.__enter__()
         try:
             yield
         except BaseException as error:
-            with self._attributed(implementation, offered, weight):
+            with self._attributed(implementation, offered, weight, "after"):
                 if not wrapper.__exit__(type(error), error, error.__traceback__):
                     raise
         else:
-            with self._attributed(implementation, offered, weight):
+            with self._attributed(implementation, offered, weight, "after"):
                 wrapper.__exit__(None, None, None)
 
     @contextmanager
     def _attributed(
-        self, implementation: _Implementation, offered: Mapping[str, Any], weight: int
+        self, implementation: Implementation, offered: Mapping[str, Any], weight: int, half: str = ""
     ) -> Iterator[None]:
         """Name the plugin in an exception that starts here, and measure the time."""
         start = perf_counter() if weight else 0.0
         try:
-            yield
+            if self._watches:
+                with self._watched(implementation.as_call(offered, half)):
+                    yield
+            else:
+                yield
         except BaseException as error:
             if not any(note.startswith(_NOTE) for note in notes(error)):
                 add_note(error, self._note(implementation, offered))
             raise
         finally:
             if weight:
-                self.seconds[implementation.plugin] += weight * (perf_counter() - start)
+                self._count(implementation.plugin, implementation.hook, perf_counter() - start, weight)
 
-    def _note(self, implementation: _Implementation, offered: Mapping[str, Any]) -> str:
+    def _count(self, plugin: str, act: str, seconds: float, weight: int) -> None:
+        self.seconds[plugin][act] += weight * seconds
+        self.sample[plugin, act] += seconds
+
+    @contextmanager
+    def _watched(self, call: HookCall) -> Iterator[None]:
+        with ExitStack() as watches:
+            for around in self._watches:
+                watches.enter_context(around(call))
+            yield
+
+    def _note(self, implementation: Implementation, offered: Mapping[str, Any]) -> str:
         where = f"hook {implementation.hook}, iteration {getattr(offered.get('trainer'), 'iter', '?')}"
         return f"{_NOTE} {implementation.plugin!r} ({self.sources[implementation.plugin]}), {where}"
 
@@ -256,13 +307,10 @@ def _collecting(errors: list[BaseException]) -> Iterator[None]:
         errors.append(error)
 
 
-def _implementation(hook: str, impl: pluggy.HookImpl) -> _Implementation:
-    arguments = (*impl.argnames, *impl.kwargnames)
-    return _Implementation(impl.plugin_name, hook, impl.function, arguments, impl.wrapper)
-
-
-def _rank(impl: pluggy.HookImpl) -> int:
-    return 0 if impl.tryfirst else 2 if impl.trylast else 1
+def _defaults(hook: str) -> dict[str, Any]:
+    """Return the arguments of the spec that a caller need not pass: those that were added to it later."""
+    parameters = inspect.signature(getattr(HookSpecs, hook)).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _trait(plugin: Any, name: str) -> tuple[str, ...]:

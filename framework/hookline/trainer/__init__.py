@@ -1,6 +1,16 @@
 """The loop: what happens in an iteration and at its end, and how a run begins and ends."""
 
 from hookline.trainer.base import Checkpointer, Evaluation, Status, TrainerBase
-from hookline.trainer.simple import SimpleTrainer, load_weights
+from hookline.trainer.simple import SimpleTrainer
+from hookline.trainer.weights import load_weights, offered_weights, saved_weights
 
-__all__ = ["Checkpointer", "Evaluation", "SimpleTrainer", "Status", "TrainerBase", "load_weights"]
+__all__ = [
+    "Checkpointer",
+    "Evaluation",
+    "SimpleTrainer",
+    "Status",
+    "TrainerBase",
+    "load_weights",
+    "offered_weights",
+    "saved_weights",
+]

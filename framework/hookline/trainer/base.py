@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hookline import distributed
 from hookline.checkpoint import rng
-from hookline.errors import CheckpointError, PluginError, RunError
+from hookline.errors import PluginError, RunError
 from hookline.events import Events, EventStorage
 from hookline.hookspecs import HookBase
-from hookline.plugins import HookManager
+from hookline.plugins import HookManager, load_states, states
+from hookline.trainer.cost import Cost
 from hookline.trainer.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ Status = Literal["created", "running", "finished", "stopped", "paused", "failed"
 Evaluation = Callable[[], Mapping[str, float]]
 
 _log = logging.getLogger(__name__)
-
-_SAMPLED = 16  # one iteration in so many is measured, so that measuring costs nothing worth naming
 
 
 class Checkpointer(Protocol):
@@ -81,6 +80,7 @@ class TrainerBase:
         self.writer_seconds: dict[str, float] = {}
         """Time spent in each writer, on its own thread, seconds."""
         self._interrupts = Interrupts()
+        self._cost = Cost()
         self._evaluations_due: set[str] = set()
         self._checkpoint_due = False
         self._tags: list[str] = []
@@ -163,7 +163,7 @@ class TrainerBase:
     def after_backward(self) -> None:
         """Tell the plugins that every gradient is in place."""
         self._fired_after_backward = True
-        self._call("after_backward", weight=self._weight())
+        self._call("after_backward", weight=self._cost.weight)
 
     # ---- what a hook calls
 
@@ -203,10 +203,7 @@ class TrainerBase:
             # Within an iteration that is sealed, the storage is at the next one already.
             "trainer": {"next_iter": self.storage.iter, "max_iter": self.max_iter},
             "storage": self.storage.state_dict(),
-            "hooks": {
-                name: {"version": getattr(plugin, "state_version", 1), "state": plugin.state_dict()}
-                for name, plugin in self._stateful_plugins()
-            },
+            "hooks": states(self.hooks),
             "rng": {"ranks": distributed.gather(rng.capture())},
         }
 
@@ -214,7 +211,7 @@ class TrainerBase:
         """Go on, at the next ``train``, after the iteration that ``state`` was taken at."""
         self.iter = self.start_iter = state["trainer"]["next_iter"]
         self.storage.load_state_dict(state["storage"])
-        self._load_plugins(state["hooks"])
+        load_states(self.hooks, state["hooks"])
         ranks = state["rng"]["ranks"]
         if len(ranks) == distributed.world_size():
             self._saved_rng = ranks
@@ -251,15 +248,18 @@ class TrainerBase:
         self.status, self.reason = "running", ""
         self._stop_due, self._checkpoint_due, self._tags = False, False, []
         self._evaluations_due.clear()
-        self.gaps = []
+        self.gaps, self.writer_seconds = [], {}
+        self._cost.reset(self.hooks)
 
     def _run_iteration(self) -> None:
-        weight = self._weight()
+        weight = self._cost.begin(self.iter, self.iter == self.start_iter, self.hooks)
         self._call("before_step", weight=weight)
         self.run_step()
         self._check_after_backward()
         self._call("after_step", weight=weight)
         ending = self._evaluate_what_is_due()
+        if weight:
+            self._cost.put(self.storage, self.hooks, self.deliveries)
         self.accept(self.storage.step())
         if self._checkpoint_due or ending is not None:
             self._save()
@@ -312,7 +312,8 @@ class TrainerBase:
     def _evaluate(self, name: str) -> None:
         with rng.forked_rng():
             self._call("before_evaluate", name=name)
-            metrics = self.evaluations[name]()
+            with self.hooks.timed(name, "evaluate"):
+                metrics = self.evaluations[name]()
             for key, value in metrics.items():
                 self.storage.put_scalar(key, value, smoothing_hint=False)
             self._call("after_evaluate", name=name, metrics=metrics)
@@ -325,7 +326,9 @@ class TrainerBase:
         self.accept(self.storage.drain())
         state = self.state_dict()
         if distributed.is_main():
-            path = self.checkpointer.save(self.iter, state, tags)
+            name = getattr(self.checkpointer, "name", "") or type(self.checkpointer).__name__
+            with self.hooks.timed(name, "save"):
+                path = self.checkpointer.save(self.iter, state, tags)
             self._call("after_save", path=path)
 
     def _fail(self, error: BaseException) -> None:
@@ -358,10 +361,6 @@ class TrainerBase:
     def _call(self, hook: str, weight: int = 1, **offered: Any) -> None:
         self.hooks.call(hook, weight=weight, trainer=self, **offered)
 
-    def _weight(self) -> int:
-        """Return 16 in one iteration of 16, else 0; spread so that it falls in with no period."""
-        return _SAMPLED if (self.iter * 2654435761) % 2**32 < 2**32 // _SAMPLED else 0
-
     def _check_after_backward(self) -> None:
         if self.iter == self.start_iter and not self._fired_after_backward:
             plugins = self.hooks.implements("after_backward")
@@ -370,28 +369,6 @@ class TrainerBase:
                     f"{type(self).__name__}.run_step: expected a call of self.after_backward(), got none. "
                     f"Plugins that wait for it: {', '.join(plugins)}. Call it when gradients are in place."
                 )
-
-    def _stateful_plugins(self) -> Iterator[tuple[str, Any]]:
-        for name in self.hooks.names():
-            plugin = self.hooks.get_plugin(name)
-            if hasattr(plugin, "state_dict") and hasattr(plugin, "load_state_dict"):
-                yield name, plugin
-
-    def _load_plugins(self, states: Mapping[str, Any]) -> None:
-        plugins = dict(self._stateful_plugins())
-        for name in states.keys() - plugins.keys():
-            _log.warning("The checkpoint holds the state of plugin %r, which is not enabled now.", name)
-        for name, plugin in plugins.items():
-            if name not in states:
-                _log.warning("The checkpoint holds no state of plugin %r: it starts anew.", name)
-                continue
-            version = getattr(plugin, "state_version", 1)
-            if states[name]["version"] != version:
-                raise CheckpointError(
-                    f"{name}: expected state of version {version}, got version {states[name]['version']}. "
-                    f"It was saved by another version of {self.hooks.sources[name]}. Install that one."
-                )
-            plugin.load_state_dict(states[name]["state"])
 
 
 def _report(errors: Sequence[BaseException], hook: str) -> list[BaseException]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -17,8 +17,9 @@ from hookline.evaluation import evaluate
 from hookline.events import Events
 from hookline.kernel import StepKernel
 from hookline.trainer.base import TrainerBase
+from hookline.trainer.weights import load_weights
 
-__all__ = ["SimpleTrainer", "load_weights"]
+__all__ = ["SimpleTrainer"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,12 @@ class SimpleTrainer(TrainerBase):
         clip_norm: Largest global gradient norm; 0 does not clip.
         max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
         compile: ``torch.compile`` the model; a mapping gives its arguments.
+
+    Attributes:
+        microbatches: The batches of the iteration that runs, as the loader gave them; for hooks to look at.
     """
+
+    microbatches: Sequence[Any] = ()
 
     def __init__(
         self,
@@ -97,9 +103,9 @@ class SimpleTrainer(TrainerBase):
     def run_step(self) -> None:
         """Do one iteration with the kernel, and put its losses, ``grad_norm`` and ``data_time``."""
         start = perf_counter()
-        microbatches = [self._next_batch() for _ in range(self.accumulate)]
+        self.microbatches = [self._next_batch() for _ in range(self.accumulate)]
         data_time = torch.tensor(perf_counter() - start, dtype=torch.float64)
-        metrics = distributed.reduce_metrics(self.kernel.step(microbatches), {"data_time": data_time})
+        metrics = distributed.reduce_metrics(self.kernel.step(self.microbatches), {"data_time": data_time})
         for name, value in metrics.items():
             self.storage.put_scalar(name, value, volatile=name == "data_time")
 
@@ -222,35 +228,6 @@ class SimpleTrainer(TrainerBase):
                 group["lr"] *= changed["lr"] / before["lr"]
                 group["initial_lr"] = changed.pop("lr")
             group.update(changed)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
-    """Load ``weights`` into ``model``: all of them, each of the shape it has there, or nothing.
-
-    Raises:
-        CheckpointError: With the names that are missing, too many or of another shape.
-    """
-    own = model.state_dict()
-    differing = {
-        "missing": own.keys() - weights.keys(),
-        "unknown": weights.keys() - own.keys(),
-        "of another shape": {
-            name
-            for name in own.keys() & weights.keys()
-            if isinstance(own[name], torch.Tensor) and own[name].shape != weights[name].shape
-        },
-    }
-    found = [f"{len(names)} {what} ({_listed(names)})" for what, names in differing.items() if names]
-    if found:
-        raise CheckpointError(
-            f"{where}: expected the weights of {type(model).__name__}, got {', '.join(found)}. "
-            "Use the model they were saved from."
-        )
-    model.load_state_dict(dict(weights))
-
-
-def _listed(names: Collection[str], limit: int = 3) -> str:
-    return ", ".join(sorted(names)[:limit]) + (", …" if len(names) > limit else "")
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -1,0 +1,40 @@
+"""Which plugins are installed, read from the metadata of distributions alone: nothing is imported.
+
+Whatever is wrong with one distribution, the others are found.
+"""
+
+from hookline.catalog.installed import (
+    GROUPS,
+    HOOKS,
+    WRITERS,
+    InstalledPlugin,
+    find,
+    installed,
+    installed_plugins,
+    local_plugin,
+    plugin_of,
+    qualified_name,
+)
+from hookline.catalog.metadata import Metadata, all_metadata, normalized
+from hookline.catalog.modules import defined_summary, module_spec
+from hookline.catalog.requirements import Unmet, unmet
+
+__all__ = [
+    "GROUPS",
+    "HOOKS",
+    "WRITERS",
+    "InstalledPlugin",
+    "Metadata",
+    "Unmet",
+    "all_metadata",
+    "defined_summary",
+    "find",
+    "installed",
+    "installed_plugins",
+    "local_plugin",
+    "module_spec",
+    "normalized",
+    "plugin_of",
+    "qualified_name",
+    "unmet",
+]

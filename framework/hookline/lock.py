@@ -1,0 +1,225 @@
+"""The plugins a run was made with, recorded in its directory and its checkpoints, and compared on resume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hookline import distributed
+from hookline.catalog import HOOKS, WRITERS, find, plugin_of
+from hookline.config import Config, PluginSpec
+from hookline.config.instances import name_in
+from hookline.errors import PluginError
+from hookline.events import EventWriter
+from hookline.plugins import HookManager, is_stateful, state_version
+
+__all__ = ["Change", "agreed", "changes", "record"]
+
+Record = Mapping[str, Any]
+
+_KINDS = {"hooks": "hook", "writers": "writer"}
+_MAX_SHOWN = 60
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between the plugins of a checkpoint and those of now.
+
+    Args:
+        text: What differs, in one line.
+        loses_state: True when a state that the checkpoint holds cannot be used.
+    """
+
+    text: str
+    loses_state: bool = False
+
+
+def record(config: Config, hooks: HookManager, writers: Mapping[str, EventWriter]) -> dict[str, Any]:
+    """Return what ``plugins.json`` and a checkpoint keep of a run's plugins, in list and in call order."""
+    plugins = dict(hooks.list_name_plugin())
+    return {
+        "hooks": [
+            _entry(name, plugin, config.hooks, HOOKS, hooks.sources[name], is_stateful(plugin))
+            for name, plugin in plugins.items()
+        ],
+        "writers": [
+            _entry(name, writer, config.writers, WRITERS, type(writer).__module__, _has_position(writer))
+            for name, writer in writers.items()
+        ],
+        "call_order": hooks.names(),
+    }
+
+
+def agreed(state: Mapping[str, Any], now: Record, where: str, policy: str | None) -> dict[str, Any]:
+    """Return ``state`` with the plugins' states that can be loaded now; what differs is told, or refused.
+
+    A plugin without a state to load has the entry None, see `load_states`.
+
+    Args:
+        state: All of a checkpoint.
+        now: The plugins there are now, as `record` returns them.
+        where: The key that decides, with its origin.
+        policy: ``error``, ``warn`` or ``ignore``; None is ``error`` where a state would be lost, and else
+            ``warn``.
+
+    Raises:
+        PluginError: If the policy is against a difference.
+    """
+    saved = state.get("plugins") or _before_locks(state["hooks"], now)
+    found = changes(saved, now)
+    if policy is None:
+        policy = "error" if any(change.loses_state for change in found) else "warn"
+    if policy == "error" and found:
+        lines = "".join(f"\n  {change.text}" for change in found)
+        raise PluginError(
+            f"{where}: expected the plugins that the run was saved with, got others:{lines}\n"
+            "Put them back as they were, or go on without what cannot be kept: plugins.on_change=warn."
+        )
+    if policy == "warn" and found and distributed.is_main():
+        _log.warning("The plugins differ from those that the run was saved with:")
+        for change in found:
+            _log.warning("  %s", change.text)
+    before = _by_name(saved["hooks"])
+    return {**state, "hooks": dict(_states(state["hooks"], before, now["hooks"]))}
+
+
+def changes(saved: Record, now: Record) -> list[Change]:
+    """Return every difference between two records, those that matter most first."""
+    found: list[Change] = []
+    for section in _KINDS:
+        before, after = _by_name(saved[section]), _by_name(now[section])
+        found += _gone_or_new(section, before, after)
+        for name in [name for name in before if name in after]:
+            found += _changed(section, before[name], after[name])
+    found += _updates([*saved["hooks"], *saved["writers"]], [*now["hooks"], *now["writers"]])
+    found += _moves(saved["call_order"], now["call_order"])
+    return sorted(found, key=lambda change: not change.loses_state)
+
+
+def _entry(
+    name: str, plugin: Any, specs: Sequence[PluginSpec], group: str, source: str, stateful: bool
+) -> dict[str, Any]:
+    spec = next((spec for spec in specs if spec.name == name), None)
+    entry = {
+        "name": name,
+        "kind": "hook" if group == HOOKS else "writer",
+        "use": type(plugin).__name__ if spec is None else name_in(spec.use),
+        "source": source,
+        "distribution": None,
+        "version": None,
+        "options": {} if spec is None else dict(spec.options),
+        "state_version": state_version(plugin),
+        "stateful": stateful,
+    }
+    if spec is not None and ".py:" in spec.use:
+        entry["source"] = spec.use.rpartition(":")[0]
+    elif spec is not None:
+        found = plugin_of(find(spec.use, group, name))
+        entry |= {"source": found.source, "distribution": found.distribution, "version": found.version}
+    return entry
+
+
+def _has_position(writer: EventWriter) -> bool:
+    return type(writer).state_dict is not EventWriter.state_dict
+
+
+def _by_name(entries: Sequence[Record]) -> dict[str, Record]:
+    return {entry["name"]: entry for entry in entries}
+
+
+def _before_locks(states: Mapping[str, Any], now: Record) -> dict[str, Any]:
+    """Return the record of a checkpoint that has none: as far as its states tell, the rest as it is now."""
+    hooks: dict[str, dict[str, Any]] = {
+        name: {
+            "name": name,
+            "kind": "hook",
+            "use": None,
+            "source": "unknown",
+            "stateful": True,
+            "options": {},
+        }
+        for name in states
+    }
+    for hook in now["hooks"]:
+        if hook["name"] in states or not hook["stateful"]:
+            hooks[hook["name"]] = dict(hook)
+    for name, saved in states.items():
+        hooks[name] |= {"state_version": saved["version"], "stateful": True}
+    return {**now, "hooks": list(hooks.values())}
+
+
+def _gone_or_new(section: str, before: Mapping[str, Record], after: Mapping[str, Record]) -> Iterator[Change]:
+    kind = _KINDS[section]
+    for name in [name for name in before if name not in after]:
+        loses = before[name]["stateful"]
+        end = ", its state is dropped" if loses else ""
+        yield Change(f"{kind} {name!r} ({before[name]['source']}): gone{end}", loses)
+    for name in [name for name in after if name not in before]:
+        end = ", it starts anew" if after[name]["stateful"] else ""
+        yield Change(f"{kind} {name!r} ({after[name]['source']}): new{end}")
+
+
+def _changed(section: str, before: Record, after: Record) -> Iterator[Change]:
+    """Yield what differs between two entries of one name."""
+    name, kind = before["name"], _KINDS[section]
+    if before["use"] != after["use"]:
+        loses = before["stateful"]
+        end = ", the state of the first is dropped" if loses else ""
+        was, now = (f"{entry['use']} ({entry['source']})" for entry in (before, after))
+        yield Change(f"{kind} {name!r}: {was} → {now}{end}", loses)
+        return
+    if before["stateful"] and not after["stateful"]:
+        yield Change(f"{kind} {name!r}: has no state any more, what was saved is dropped", True)
+    elif after["stateful"] and not before["stateful"]:
+        yield Change(f"{kind} {name!r}: has a state now, it starts anew")
+    elif after["stateful"] and before["state_version"] != after["state_version"]:
+        versions = f"{before['state_version']} → {after['state_version']}"
+        yield Change(f"{kind} {name!r}: state version {versions}, it starts anew", True)
+    was, now = before["options"], after["options"]
+    for key in [*was, *(key for key in now if key not in was)]:
+        if was.get(key, _UNSET) != now.get(key, _UNSET):
+            yield Change(f"{section}.{name}.{key}: {_shown(was, key)} → {_shown(now, key)}")
+
+
+def _updates(before: Sequence[Record], after: Sequence[Record]) -> Iterator[Change]:
+    """Yield each distribution or file that took the place of another, with the plugins it is about."""
+    sources = {(entry["kind"], entry["name"], entry["use"]): entry["source"] for entry in before}
+    names: dict[str, list[str]] = {}
+    for entry in after:
+        was = sources.get((entry["kind"], entry["name"], entry["use"]), entry["source"])
+        if was != entry["source"]:
+            names.setdefault(f"{was} → {entry['source']}", []).append(entry["name"])
+    for update, plugins in names.items():
+        yield Change(f"{update}: {', '.join(plugins)}")
+
+
+def _moves(before: Sequence[str], after: Sequence[str]) -> Iterator[Change]:
+    was, now = ([name for name in order if name in set(before) & set(after)] for order in (before, after))
+    if was != now:
+        yield Change(f"call order: {', '.join(was)} → {', '.join(now)}")
+
+
+def _states(
+    saved: Mapping[str, Any], before: Mapping[str, Record], now: Sequence[Record]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the state, or None, of each plugin that has one now."""
+    for hook in now:
+        name = hook["name"]
+        if hook["stateful"]:
+            is_same = name in before and before[name]["use"] == hook["use"]
+            is_same = is_same and before[name]["state_version"] == hook["state_version"]
+            yield name, saved.get(name) if is_same else None
+
+
+_UNSET = object()
+
+
+def _shown(options: Mapping[str, Any], key: str) -> str:
+    if key not in options:
+        return "not set"
+    text = repr(options[key])
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

@@ -1,0 +1,69 @@
+"""The state of plugins in a checkpoint: one entry by instance name, with the version of its meaning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hookline.errors import CheckpointError
+from hookline.plugins.manager import HookManager
+
+__all__ = ["is_stateful", "load_states", "state_version", "states"]
+
+_log = logging.getLogger(__name__)
+
+
+def is_stateful(plugin: Any) -> bool:
+    """Return whether the state of ``plugin`` is part of checkpoints."""
+    return hasattr(plugin, "state_dict") and hasattr(plugin, "load_state_dict")
+
+
+def state_version(plugin: Any) -> int:
+    """Return the version of the meaning of its state, a trait of ``plugin``."""
+    version: int = getattr(plugin, "state_version", 1)
+    return version
+
+
+def states(hooks: HookManager) -> dict[str, Any]:
+    """Return version and state of every plugin that has one, by instance name."""
+    return {
+        name: {"version": state_version(plugin), "state": plugin.state_dict()}
+        for name, plugin in _stateful(hooks)
+    }
+
+
+def load_states(hooks: HookManager, saved: Mapping[str, Any]) -> None:
+    """Give every plugin its state from ``saved``, as `states` returned it.
+
+    A plugin whose entry is None starts anew, and whoever put None there has said so. A state that is
+    missing, or that nobody takes, is told in a warning.
+
+    Raises:
+        CheckpointError: If a state is of another version than its plugin.
+    """
+    plugins = dict(_stateful(hooks))
+    for name in saved.keys() - plugins.keys():
+        _log.warning("The checkpoint holds the state of plugin %r, which is not enabled now.", name)
+    for name, plugin in plugins.items():
+        if name not in saved:
+            _log.warning("The checkpoint holds no state of plugin %r: it starts anew.", name)
+        elif saved[name] is not None:
+            _load(plugin, name, hooks.sources[name], saved[name])
+
+
+def _load(plugin: Any, name: str, source: str, saved: Mapping[str, Any]) -> None:
+    version = state_version(plugin)
+    if saved["version"] != version:
+        raise CheckpointError(
+            f"{name}: expected state of version {version}, got version {saved['version']}. "
+            f"It was saved by another version of {source}. Install that one."
+        )
+    plugin.load_state_dict(saved["state"])
+
+
+def _stateful(hooks: HookManager) -> Iterator[tuple[str, Any]]:
+    for name in hooks.names():
+        plugin = hooks.get_plugin(name)
+        if is_stateful(plugin):
+            yield name, plugin

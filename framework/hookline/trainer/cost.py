@@ -1,0 +1,58 @@
+"""What plugins cost: measured in one iteration of 16, and told as volatile scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from hookline.events import EventStorage
+from hookline.plugins import HookManager
+
+if TYPE_CHECKING:
+    from hookline.delivery import Delivery
+
+__all__ = ["Cost"]
+
+_SAMPLED = 16  # one iteration in so many is measured, so that measuring costs nothing worth naming
+
+
+class Cost:
+    """Says which iterations are measured, and puts what was measured in them.
+
+    Attributes:
+        weight: How often the running iteration counts in ``HookManager.seconds``; 0 when it is not measured.
+    """
+
+    def __init__(self) -> None:
+        self.weight = 0
+        self._told: dict[str, float] = {}
+
+    def reset(self, hooks: HookManager) -> None:
+        """Forget what earlier runs took."""
+        hooks.seconds.clear()
+        self.weight = 0
+        self._told = {}
+
+    def begin(self, iteration: int, is_first: bool, hooks: HookManager) -> int:
+        """Return the weight of ``iteration``, and begin its sample where that is above 0.
+
+        It is 16 in one iteration of 16, spread so that it falls in with no period. The first one counts for
+        itself alone: much is done in it that never comes back.
+        """
+        is_sampled = (iteration * 2654435761) % 2**32 < 2**32 // _SAMPLED
+        self.weight = 1 if is_first else _SAMPLED if is_sampled else 0
+        if self.weight:
+            hooks.sample.clear()
+        return self.weight
+
+    def put(self, storage: EventStorage, hooks: HookManager, deliveries: Iterable[Delivery]) -> None:
+        """Put the seconds of each hook in this iteration, and of each writer since the last sample.
+
+        As ``plugin_s/<plugin>/<hook>`` and ``plugin_s/<writer>/write``.
+        """
+        seconds = {f"plugin_s/{plugin}/{hook}": taken for (plugin, hook), taken in hooks.sample.items()}
+        for delivery in deliveries:
+            for writer, total in delivery.seconds.items():
+                seconds[f"plugin_s/{writer}/write"] = total - self._told.get(writer, 0.0)
+                self._told[writer] = total
+        storage.put_timings(seconds)

@@ -1,0 +1,85 @@
+"""Weights alone, without the rest of a run's state."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hookline import checkpoint
+from hookline.errors import CheckpointError
+
+__all__ = ["load_weights", "offered_weights", "saved_weights"]
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Load ``weights`` into ``model``: all of them, each of the shape it has there, or nothing.
+
+    Raises:
+        CheckpointError: With the names that are missing, too many or of another shape.
+    """
+    own = model.state_dict()
+    differing = {
+        "missing": own.keys() - weights.keys(),
+        "unknown": weights.keys() - own.keys(),
+        "of another shape": {
+            name
+            for name in own.keys() & weights.keys()
+            if isinstance(own[name], torch.Tensor) and own[name].shape != weights[name].shape
+        },
+    }
+    found = [f"{len(names)} {what} ({_listed(names)})" for what, names in differing.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{where}: expected the weights of {type(model).__name__}, got {', '.join(found)}. "
+            "Use the model they were saved from."
+        )
+    model.load_state_dict(dict(weights))
+
+
+def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Tensor]:
+    """Return the model's weights in a run, a checkpoint or a ``.safetensors`` file, on the CPU.
+
+    Args:
+        source: Where they are.
+        of: A plugin, by its instance name, whose state has weights under ``model``: these take the place of
+            those that were trained; what it has none of, such as buffers, is as trained.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+    """
+    if source.suffix != ".safetensors":
+        path = checkpoint.resolve(source)
+        if of is not None and of not in (offered := offered_weights(path)):
+            raise CheckpointError(
+                f"weights of {of!r}: expected a plugin with weights of its own in {path}, got none of that "
+                f"name. There is: {', '.join(offered) or 'none'}. Name one of these, or leave the name away."
+            )
+        state = checkpoint.load(path, ["model"] if of is None else ["model", "hooks"])
+        return state["model"] if of is None else {**state["model"], **state["hooks"][of]["state"]["model"]}
+    if of is not None:
+        raise CheckpointError(
+            f"weights of {of!r}: expected a run or a checkpoint to find them in, got the file {source}. "
+            "Name the run."
+        )
+    from safetensors.torch import load_file
+
+    if not source.is_file():
+        raise CheckpointError(f"weights: expected a file, got {source}. It does not exist.")
+    return load_file(source)
+
+
+def offered_weights(path: Path) -> list[str]:
+    """Return the names of the plugins that have weights of the model in their state in the checkpoint."""
+    states = checkpoint.outline(path, "hooks") or {}
+    return [
+        name
+        for name, saved in states.items()
+        if isinstance(saved, dict) and isinstance(state := saved.get("state"), dict) and state.get("model")
+    ]
+
+
+def _listed(names: Collection[str], limit: int = 3) -> str:
+    return ", ".join(sorted(names)[:limit]) + (", …" if len(names) > limit else "")

@@ -1,0 +1,176 @@
+"""A run remembers the plugins it was made with, and says what is different when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from hookline import DefaultTrainer, PluginError, checkpoint
+
+COUNTER = """
+    from hookline import HookBase
+
+    class Counter(HookBase):
+        def __init__(self, step: int = 1):
+            self.step, self.count = step, 0
+
+        def after_step(self):
+            self.count += self.step
+
+        def after_train(self):
+            print(f"counted {self.count}")
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state["count"]
+"""
+COUNTING = "hooks+=counter"
+
+
+@pytest.fixture
+def counter(install):
+    install("counter-package", COUNTER, hooks=["counter = counter_package:Counter"], version="1.5")
+
+
+@pytest.fixture
+def paused(project, counter):
+    """A run paused after five iterations, with a stateful hook of a third party."""
+    result = project.hookline("train", "run.yaml", "train.stop_at=5", COUNTING)
+    assert result.exit_code == 0, result.output
+    return (project.path / "runs" / "line" / "latest").resolve()
+
+
+def resume(project, *arguments):
+    return project.hookline("train", "run.yaml", "--resume", "latest", *arguments)
+
+
+def content(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_the_run_and_each_checkpoint_record_every_plugin(paused):
+    recorded = json.loads((paused / "plugins.json").read_text())
+    assert checkpoint.load(paused / "checkpoints" / "iter_0000004")["plugins"] == recorded
+    entries = {entry["name"]: entry for entry in recorded["hooks"]}
+    assert entries["counter"] == {
+        "name": "counter",
+        "kind": "hook",
+        "use": "counter",
+        "source": "counter-package 1.5",
+        "distribution": "counter-package",
+        "version": "1.5",
+        "options": {},
+        "state_version": 1,
+        "stateful": True,
+    }
+    assert entries["checkpoint"]["options"] == {"period": 5, "keep": 3}
+    assert not entries["timer"]["stateful"]
+    (writer,) = recorded["writers"]
+    assert (writer["kind"], writer["distribution"], writer["stateful"]) == ("writer", "hookline-json", True)
+    assert recorded["call_order"][-2:] == ["counter", "progress"]
+
+
+def test_a_resume_with_the_same_plugins_says_nothing(project, paused):
+    result = resume(project, COUNTING)
+    assert result.exit_code == 0, result.output
+    assert "counted 12" in result.output
+    assert "differ" not in result.output
+
+
+def test_a_stateful_plugin_that_is_gone_stops_a_resume_before_anything_changes(project, paused):
+    before = content(paused)
+    result = resume(project)
+    assert result.exit_code == 2
+    assert "hook 'counter' (counter-package 1.5): gone, its state is dropped" in result.output
+    assert "plugins.on_change=warn" in result.output
+    assert content(paused) == before
+
+
+def test_it_goes_on_without_the_state_where_it_is_told_to(project, paused):
+    result = resume(project, "plugins.on_change=warn")
+    assert result.exit_code == 0, result.output
+    assert "warning:   hook 'counter' (counter-package 1.5): gone, its state is dropped" in result.output
+    assert "not enabled now" not in result.output  # once is enough
+    assert "'counter'" in (paused / "log.txt").read_text()
+    assert "counter" not in json.loads((paused / "plugins.json").read_text())["call_order"]
+
+
+def test_ignoring_is_silent(project, paused):
+    result = resume(project, "plugins.on_change=ignore")
+    assert result.exit_code == 0, result.output
+    assert "warning" not in result.output
+
+
+def test_a_state_of_another_version_is_not_loaded(project, paused, monkeypatch):
+    monkeypatch.setattr(sys.modules["counter_package"].Counter, "state_version", 2)
+    refused = resume(project, COUNTING)
+    assert refused.exit_code == 2
+    assert "hook 'counter': state version 1 → 2, it starts anew" in refused.output
+    result = resume(project, COUNTING, "plugins.on_change=warn")
+    assert "counted 7" in result.output
+
+
+def test_a_writer_whose_position_would_be_lost_stops_a_resume_too(project, paused):
+    result = resume(project, COUNTING, "writers=[]")
+    assert result.exit_code == 2
+    assert "writer 'json' (hookline-json 0.1.0): gone" in result.output
+
+
+def test_what_an_override_changes_is_told_and_takes_effect(project, paused):
+    result = resume(project, "hooks+={counter: {step: 10}}", "hooks-=timer", "hooks+=memory")
+    assert result.exit_code == 0, result.output
+    assert "counted 75" in result.output
+    for line in (
+        "hooks.counter.step: not set → 10",
+        "hook 'timer' (hookline 0.1.0): gone\n",
+        "hook 'memory' (hookline 0.1.0): new\n",
+    ):
+        assert line in result.output
+
+
+def test_any_difference_can_be_made_an_error(project, paused):
+    result = resume(project, COUNTING, "hooks.checkpoint.keep=1", "plugins.on_change=error")
+    assert result.exit_code == 2
+    assert "hooks.checkpoint.keep: 3 → 1" in result.output
+
+
+def test_no_plugins_resumes_with_a_warning(project, paused):
+    result = resume(project, "--no-plugins")
+    assert result.exit_code == 0, result.output
+    assert "hook 'counter' (counter-package 1.5): gone" in result.output
+    assert "finished at iteration 12" in result.output
+
+
+def test_a_checkpoint_of_before_the_lock_still_resumes(project, paused):
+    state = checkpoint.load(paused / "checkpoints" / "iter_0000004")
+    del state["plugins"]
+    checkpoint.save(paused / "checkpoints", 4, state)
+    assert resume(project).exit_code == 2
+    result = resume(project, COUNTING)
+    assert result.exit_code == 0, result.output
+    assert "counted 12" in result.output
+    assert "differ" not in result.output
+
+
+def test_a_trainer_that_refused_a_resume_starts_a_run_of_its_own(project, paused):
+    before = content(paused)
+    trainer = DefaultTrainer("run.yaml")
+    with pytest.raises(PluginError, match="'counter'"):
+        trainer.resume("latest")
+    trainer.train()
+    assert trainer.run_dir != paused
+    assert content(paused) == before
+
+
+def test_hooks_that_a_trainer_registers_by_itself_are_recorded(project):
+    from hookline.hooks import Callback
+
+    trainer = DefaultTrainer("run.yaml", ["train.max_iter=1"])
+    trainer.register_hook(Callback(after_step=lambda trainer: None), "mine")
+    trainer.train()
+    entry = json.loads((trainer.run_dir / "plugins.json").read_text())["hooks"][-1]
+    assert (entry["name"], entry["use"], entry["source"]) == ("mine", "Callback", "hookline.hooks.callback")

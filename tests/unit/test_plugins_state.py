@@ -1,0 +1,70 @@
+"""The state of plugins in a checkpoint of a trainer that has no config."""
+
+from __future__ import annotations
+
+import pytest
+
+from hookline import CheckpointError, HookBase
+from hookline.plugins import HookManager, is_stateful, load_states, states
+
+
+class Counter(HookBase):
+    state_version = 3
+
+    def __init__(self, count=0):
+        self.count = count
+
+    def before_train(self):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class Forgetful(HookBase):
+    def before_train(self):
+        pass
+
+
+def manager(**plugins):
+    made = HookManager()
+    for name, plugin in plugins.items():
+        made.add(plugin, name)
+    return made
+
+
+def test_only_a_plugin_with_both_methods_is_stateful():
+    assert is_stateful(Counter())
+    assert not is_stateful(Forgetful())
+
+
+def test_states_come_back_by_instance_name():
+    saved = states(manager(a=Counter(1), b=Counter(2), c=Forgetful()))
+    assert saved == {name: {"version": 3, "state": {"count": n}} for name, n in [("a", 1), ("b", 2)]}
+    a, b = Counter(), Counter()
+    load_states(manager(b=b, a=a), saved)
+    assert (a.count, b.count) == (1, 2)
+
+
+def test_a_state_that_is_gone_or_missing_is_told(caplog):
+    load_states(manager(b=Counter()), states(manager(a=Counter())))
+    assert [record.getMessage() for record in caplog.records] == [
+        "The checkpoint holds the state of plugin 'a', which is not enabled now.",
+        "The checkpoint holds no state of plugin 'b': it starts anew.",
+    ]
+
+
+def test_none_means_that_somebody_has_said_so(caplog):
+    counter = Counter(7)
+    load_states(manager(a=counter), {"a": None})
+    assert counter.count == 7
+    assert not caplog.records
+
+
+def test_a_state_of_another_version_is_refused():
+    saved = {"a": {"version": 2, "state": {"count": 1}}}
+    with pytest.raises(CheckpointError, match="a: expected state of version 3, got version 2"):
+        load_states(manager(a=Counter()), saved)

@@ -1,0 +1,123 @@
+"""Weights without the rest of a run: those that were trained, and those that a plugin keeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hookline import CheckpointError, HookBase, checkpoint
+from hookline.testing import tiny_trainer
+from hookline.trainer import load_weights, offered_weights, saved_weights
+
+
+class Doubled(HookBase):
+    """Keeps twice the weights, but not the buffers."""
+
+    def after_step(self):
+        pass
+
+    def state_dict(self):
+        parameters = dict(self.trainer.model.named_parameters())
+        return {"model": {name: 2 * value.detach() for name, value in parameters.items()}}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class Counter(HookBase):
+    def __init__(self, state):
+        self.state = state
+
+    def after_step(self):
+        pass
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a model and a checkpoint of it, in which some plugins have a state."""
+    trainer = tiny_trainer(max_iter=2)
+    trainer.register_hook(Doubled(), "doubled")
+    states = {
+        "count": {"num": 3},
+        "empty": {"model": {}},
+        "none": {"model": None},
+        "text": "model",
+        "list": [1],
+    }
+    for name, state in states.items():
+        trainer.register_hook(Counter(state), name)
+    trainer.train()
+    return trainer.model, checkpoint.save(tmp_path / "checkpoints", 1, trainer.state_dict())
+
+
+def test_without_a_name_the_weights_are_those_that_were_trained(saved):
+    model, path = saved
+    for name, value in saved_weights(path).items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_a_plugins_weights_take_the_place_of_those_it_has_and_buffers_are_as_trained(saved):
+    model, path = saved
+    weights = saved_weights(path, "doubled")
+    assert weights.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        expected = 2 * value if name in dict(model.named_parameters()) else value
+        assert torch.equal(expected, weights[name]), name
+
+
+def test_only_plugins_that_have_weights_offer_them(saved):
+    assert offered_weights(saved[1]) == ["doubled"]
+
+
+@pytest.mark.parametrize("name", ["empty", "count", "text", "doublet", ""])
+def test_a_name_without_weights_is_refused_with_the_names_that_have_some(saved, name):
+    with pytest.raises(
+        CheckpointError, match=rf"weights of '{name}': expected .* There is: doubled\. Name one"
+    ):
+        saved_weights(saved[1], name)
+
+
+def test_a_checkpoint_without_plugins_offers_nothing(tmp_path):
+    path = checkpoint.save(tmp_path, 1, {"model": nn.Linear(1, 1).state_dict()})
+    assert offered_weights(path) == []
+    with pytest.raises(CheckpointError, match="There is: none"):
+        saved_weights(path, "ema")
+
+
+def test_a_file_of_weights_has_none_of_a_plugin(tmp_path):
+    save_file(nn.Linear(1, 1).state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="weights of 'ema': expected a run or a checkpoint"):
+        saved_weights(tmp_path / "a.safetensors", "ema")
+
+
+def test_weights_of_another_model_are_refused_by_name(saved):
+    model, path = saved
+    weights = {**saved_weights(path, "doubled"), "unknown": torch.zeros(1)}
+    with pytest.raises(
+        CheckpointError, match=r"expected the weights of TinyModel, got 1 unknown \(unknown\)"
+    ):
+        load_weights(model, weights, "there")
+
+
+def test_an_outline_that_cannot_be_read_is_a_damaged_checkpoint(saved):
+    (saved[1] / "hooks.json").write_text("{")
+    with pytest.raises(CheckpointError, match="hooks that cannot be read"):
+        checkpoint.outline(saved[1], "hooks")
+
+
+def test_an_outline_names_tensors_without_reading_them(saved):
+    outline = checkpoint.outline(saved[1], "hooks")
+    assert outline == json.loads((saved[1] / "hooks.json").read_text())
+    assert outline["count"]["state"] == {"num": 3}
+    (saved[1] / "hooks.safetensors").unlink()
+    assert checkpoint.outline(saved[1], "hooks") == outline
