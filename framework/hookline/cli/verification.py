@@ -1,0 +1,106 @@
+"""What ``hookline verify-plugins`` does; imports torch."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hookline.purity import described
+from hookline.verification import PluginReport, Verification, verify
+
+__all__ = ["verify_plugins"]
+
+_STYLES = {"pure": "green", "impure": "bold red", "unknown": "yellow", "not called": "yellow"}
+
+
+def verify_plugins(config: str, overrides: Sequence[str], num_iters: int, as_json: bool) -> None:
+    """Print what each observer of ``config`` changes, and exit with the verdict."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        with Console(stderr=True).status("") as status:  # in silence where nobody watches
+            found = verify(
+                config, overrides, num_iters, lambda text: status.update(f"verify-plugins: {text}")
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _show(found)
+    sys.exit(found.exit_code)
+
+
+def _end(signal_number: int, frame: object) -> None:
+    sys.exit(128 + signal_number)  # by an exception, so that processes and files are cleared away
+
+
+def _show(found: Verification) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("plugin")
+    table.add_column("calls", justify="right")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("from")
+    for plugin in found.plugins:
+        calls = str(sum(plugin.calls.values())) if plugin.calls else ""
+        verdict = plugin.verdict if plugin.observer else "no observer"
+        table.add_row(plugin.name, calls, Text(verdict, _STYLES.get(plugin.verdict, "dim")), plugin.source)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())  # the last column is filled up with blanks
+    for line in _remarks(found):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(_conclusion(found), style=_STYLES[found.verdict], markup=False, soft_wrap=True)
+
+
+def _remarks(found: Verification) -> Iterator[str]:
+    for plugin in found.plugins:
+        yield from (f"{plugin.name}: {text}." for text in _about(plugin, found.num_iters))
+    if found.together is not None:
+        yield f"All observers together: {found.together.sentence()}."
+
+
+def _about(plugin: PluginReport, num_iters: int) -> Iterator[str]:
+    for finding in plugin.findings:
+        called = "" if finding.hook else f" (called: {', '.join(plugin.calls) or 'none'})"
+        yield finding.sentence(plugin.calls.get(finding.hook, 0)) + called
+    yield from plugin.notes
+    if plugin.period is not None:
+        own, used = plugin.period
+        due = f"so that something is due in {num_iters} iterations"
+        yield f"checked with a period of {used}, not {own}, {due}"
+    if plugin.never_called:
+        yield f"not called in {num_iters} iterations: {', '.join(plugin.never_called)}"
+
+
+def _conclusion(found: Verification) -> str:
+    if found.unrepeatable is not None:
+        what, first = described(found.unrepeatable.parts), found.unrepeatable.iteration
+        return (
+            f"Cannot tell: two runs without any observer differ in {what} from iteration {first} on. "
+            "On a GPU set train.deterministic=true; else look for what draws its seed from elsewhere."
+        )
+    names = {
+        verdict: [plugin.name for plugin in found.plugins if plugin.verdict == verdict]
+        for verdict in ("pure", "not called", "impure", "unknown")
+    }
+    if names["impure"]:
+        return (
+            f"Impure: {', '.join(names['impure'])}. An observer must change nothing that training depends on."
+        )
+    if found.together is not None:
+        return "Impure: each observer changes nothing alone, but all together do."
+    if names["unknown"]:
+        return f"Cannot tell: {', '.join(names['unknown'])} could not be checked."
+    num = len(names["pure"]) + len(names["not called"])
+    if not num:
+        return "The config has no observer: there is nothing to check."
+    return f"Pure: {num} observers, {found.num_iters} iterations, every bit the same with each, all and none."

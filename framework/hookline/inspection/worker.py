@@ -1,0 +1,124 @@
+"""The process in which `probe` imports plugins: hookline and torch once, then each plugin in a fork of it."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+__all__ = ["how_it_ended", "is_of_python", "serve"]
+
+_GRACE_S = 2.0
+
+
+def serve(folder: str, subjects: Sequence[Mapping[str, str]], timeout_s: float, forks: bool) -> None:
+    """Write what each of ``subjects`` showed into ``folder``: ``0.json``, ``1.json``, …; first ``started``.
+
+    Args:
+        folder: Where; it is empty.
+        subjects: What to import, with the keys ``value``, ``name`` and ``kind``.
+        timeout_s: Longest time for one, seconds; without forks it is for the caller to keep.
+        forks: Give each a process of its own.
+    """
+    # What a run imports anyway is not the plugin's time.
+    import hookline.hooks
+    import hookline.inspection.describe
+    import hookline.plan  # noqa: F401
+
+    (Path(folder) / "started").touch()
+    for i, subject in enumerate(subjects):
+        path = Path(folder) / f"{i}.json"
+        if forks:
+            _fork(path, subject, timeout_s)
+        else:
+            _report(path, subject)
+
+
+def how_it_ended(code: int) -> str:
+    """Return in words what the exit code of a plugin's process says; negative for a signal."""
+    return f"a process that ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+
+
+def is_of_python(file: str) -> bool:
+    """Return whether ``file`` belongs to Python's own library: what a plugin calls, not what it is."""
+    is_installed = "site-packages" in file or "dist-packages" in file
+    return file.startswith("<") or (file.startswith(os.path.dirname(os.__file__)) and not is_installed)
+
+
+def _fork(path: Path, subject: Mapping[str, str], timeout_s: float) -> None:
+    """Report from a process of its own, or on one that ends without a report."""
+    log = path.with_suffix(".log")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _be_alone(log)
+            _report(path, subject)
+        finally:
+            os._exit(0)  # neither its threads nor its exit handlers are waited for
+    in_time, code = True, 0
+    try:
+        in_time = _waited(pid, timeout_s)
+        if not in_time:
+            os.kill(pid, signal.SIGABRT)  # it then tells where it hangs
+            _waited(pid, _GRACE_S)
+    finally:
+        _kill_all(pid)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not path.exists():
+        error = how_it_ended(code) if in_time else f"an import that did not end within {timeout_s:g} s"
+        _write(path, {"error": error, **_place_in(log)})
+
+
+def _be_alone(log: Path) -> None:
+    """Leave the terminal and its signals; what is printed, and where it crashes, goes to ``log``."""
+    os.setsid()  # what it starts can be ended with it
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    faulthandler.enable(output, all_threads=False)
+
+
+def _waited(pid: int, timeout_s: float) -> bool:
+    """Return whether the process ended in time; it stays a zombie, so that its id stays its own."""
+    deadline, pause = monotonic() + timeout_s, 0.001
+    while monotonic() < deadline:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
+        sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return False
+
+
+def _kill_all(pid: int) -> None:
+    for kill in (os.kill, os.killpg):
+        with suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _place_in(log: Path) -> dict[str, Any]:
+    """Return the innermost place that a crash told, if any."""
+    text = log.read_text("utf-8", errors="replace") if log.exists() else ""
+    for file, line in re.findall(r'^  File "([^"\n]+)", line (\d+) in ', text, re.MULTILINE):
+        if not is_of_python(file):
+            return {"file": file, "line": int(line)}
+    return {}
+
+
+def _report(path: Path, subject: Mapping[str, str]) -> None:
+    from hookline.inspection.describe import described
+
+    _write(path, described(subject["value"], subject["name"], subject["kind"]))
+
+
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    # Whole or not there: a process may be ended at any moment.
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(report), "utf-8")
+    part.replace(path)
