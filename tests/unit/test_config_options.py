@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Protocol
 
@@ -13,7 +13,20 @@ import pytest
 import torch
 from pydantic import AfterValidator, BaseModel, Field
 
-from hookline.config import Epochs, MaxIter, Period, check_options, describe_options
+from hookline.config import (
+    Config,
+    Epochs,
+    Group,
+    Loader,
+    MaxIter,
+    Optimizer,
+    Period,
+    Run,
+    Target,
+    Train,
+    check_options,
+    describe_options,
+)
 
 
 class Color(enum.Enum):
@@ -370,6 +383,34 @@ def test_a_field_describes_its_option():
 )
 def test_a_type_is_written_as_a_reader_writes_it(name, text):
     assert {option.name: option.type for option in describe_options(options)}[name] == text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (Sequence[Annotated[str, Field(min_length=1)]], "Sequence[str]"),
+        (dict[str, Annotated[int, Field(ge=0)] | None], "dict[str, int | None]"),
+        (Callable[[Annotated[int, Field(ge=0)]], str], "Callable[[int], str]"),
+        (Callable[..., Any], "Callable[..., Any]"),
+        (tuple[int, ...], "tuple[int, ...]"),
+        (list[Literal["a.b", 3]], "list[Literal['a.b', 3]]"),
+        (list[torch.Tensor], "list[Tensor]"),
+        (list, "list"),
+    ],
+    ids=str,
+)
+def test_a_type_is_written_without_the_limits_within_it(annotation, text):
+    def plugin(it) -> None:
+        pass
+
+    plugin.__annotations__["it"] = annotation
+    assert describe_options(plugin)[0].type == text
+
+
+@pytest.mark.parametrize("section", [Config, Group, Loader, Optimizer, Run, Target, Train])
+def test_every_key_of_a_section_has_a_description(section):
+    given = [field.name for field in fields(section) if not field.compare]
+    assert [option.name for option in describe_options(section, given) if not option.description] == []
 
 
 def test_adamw_is_described():

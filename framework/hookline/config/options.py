@@ -14,7 +14,7 @@ from hookline.config.rules import ANY, check_value, description, limits, rule, t
 from hookline.config.tree import located
 from hookline.errors import Problem, did_you_mean
 
-__all__ = ["Option", "check_options", "describe_options", "unknown_option"]
+__all__ = ["Option", "annotations_of", "check_options", "describe_options", "unknown_option"]
 
 Origin = Callable[[str], str]
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -22,7 +22,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a plugin or target, as ``hookline plugins show`` prints it.
+    """One option of a plugin or target, as ``hookline plugins info`` prints it.
 
     Args:
         name: The key in the config.
@@ -103,6 +103,15 @@ def describe_options(fn: Any, given: Collection[str] = ()) -> list[Option]:
         for name, parameter in _parameters(fn)[0].items()
         if name not in given
     ]
+
+
+def annotations_of(fn: Any) -> tuple[dict[str, Any], bool]:
+    """Return the annotation of each option of ``fn``, and whether it takes others too.
+
+    One that is missing is `ANY`; one that cannot be evaluated is the string it was written as.
+    """
+    parameters, takes_any = _parameters(fn)
+    return {name: parameter.annotation for name, parameter in parameters.items()}, takes_any
 
 
 def _checked(parameter: inspect.Parameter, value: Any) -> Any:

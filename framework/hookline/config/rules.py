@@ -10,7 +10,7 @@ import inspect
 import operator
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["ANY", "Rule", "check_value", "description", "limits", "rule", "type_text"]
+__all__ = ["ANY", "WORD", "Rule", "adapter", "check_value", "description", "limits", "rule", "type_text"]
 
 ANY: Any = inspect.Parameter.empty
 """The annotation of a parameter that has none: every value is right."""
+
+WORD = r"[^\x00-/:-@\[-^`{-\x7f]"
+r"""``\w`` for JSON Schema, whose own knows ASCII only: no ASCII character but letters, digits and _."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +34,20 @@ class Rule:
     Args:
         text: What a value must be, as it follows "expected".
         parse: Returns a value as it is to be used, or raises ValueError.
+        schema: The JSON Schema of the values that ``parse`` takes; the empty one lets every value be.
     """
 
     text: str
     parse: Callable[[Any], Any]
+    schema: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        return dict(self.schema)
 
 
 _WORDS = {
@@ -99,10 +107,17 @@ def type_text(annotation: Any) -> str:
     kind, args = get_origin(annotation), get_args(annotation)
     if annotation is ANY or isinstance(annotation, str):
         return "any" if annotation is ANY else str(annotation)
+    if isinstance(annotation, list):  # the parameters of a Callable
+        return f"[{', '.join(map(type_text, annotation))}]"
     if kind is Annotated:
         return type_text(args[0])
     if kind in (Union, types.UnionType):
-        return " | ".join(type_text(arg) for arg in args)
+        return " | ".join(map(type_text, args))
+    if args:
+        texts = map(repr if kind is Literal else type_text, args)
+        return f"{type_text(kind)}[{', '.join(texts)}]"
+    if annotation is ...:
+        return "..."
     return re.sub(r"\b[\w.]+\.|[~+]", "", inspect.formatannotation(annotation)).replace("NoneType", "None")
 
 
@@ -133,25 +148,30 @@ def check_value(annotation: Any, value: Any) -> Any:
     Raises:
         ValueError: If it does not fit; the message is what a validator of the annotation said, if any.
     """
-    adapter = _adapter(annotation) if annotation is not ANY else None
-    if adapter is None:
+    validator = adapter(annotation) if annotation is not ANY else None
+    if validator is None:
         return value
     from pydantic import ValidationError
 
     try:
-        return adapter.validate_python(value)
+        return validator.validate_python(value)
     except ValidationError as error:
         said = [str(item["ctx"]["error"]) for item in error.errors() if "error" in item.get("ctx", {})]
         raise ValueError(said[0] if said else "") from error
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
-    """Return a validator, or None for an annotation that pydantic cannot read: it is a hint, no more."""
+def adapter(annotation: Any, strict: bool = True) -> TypeAdapter[Any] | None:
+    """Return a validator, or None for an annotation that pydantic cannot read: it is a hint, no more.
+
+    Args:
+        annotation: Of an option.
+        strict: As strict with scalars as `check_value` is; pydantic's JSON Schema says that anyway.
+    """
     from pydantic import ConfigDict, TypeAdapter
 
     for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a model brings its own config
         with suppress(Exception):
-            return TypeAdapter(_strict(annotation), config=config)
+            return TypeAdapter(_strict(annotation) if strict else annotation, config=config)
     return None
 
 
