@@ -90,7 +90,9 @@ def test_the_kernel_imports_torch_and_the_standard_library_only():
     assert len(kernel.read_text().splitlines()) < 300
 
 
-@pytest.mark.parametrize("name", ["hookline_json", "hookline_tensorboard", "hookline_wandb"])
+@pytest.mark.parametrize(
+    "name", ["hookline_ema", "hookline_json", "hookline_tensorboard", "hookline_throughput", "hookline_wandb"]
+)
 def test_plugins_use_public_names_of_the_core_only(name):
     source = Path(importlib.import_module(name).__file__).parent
     for path in source.rglob("*.py"):
