@@ -22,7 +22,7 @@ from hookline.config import DEFAULT_HOOKS, Option, describe_options, schema
 from hookline.config.rules import rule
 from hookline.hookspecs import HookBase, HookSpecs
 
-__all__ = ["KINDS", "built_in_hooks", "entry_point", "expand", "hookspecs", "setup"]
+__all__ = ["KINDS", "built_in_hooks", "commands", "entry_point", "expand", "hookspecs", "setup"]
 
 _LINE = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
 
@@ -52,6 +52,18 @@ def built_in_hooks() -> dict[str, EntryPoint]:
     """Return the entry point of every hook that comes with hookline, by name."""
     points = entry_points(group="hookline.hooks")
     return {point.name: point for point in points if point.dist is not None and point.dist.name == "hookline"}
+
+
+def commands() -> dict[str, click.Command]:
+    """Return every command by its full name, such as ``hookline plugins list``."""
+
+    def below(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+        for word, command in sorted(group.commands.items()):
+            yield f"{name} {word}", command
+            if isinstance(command, click.Group):
+                yield from below(command, f"{name} {word}")
+
+    return dict(below(main, "hookline"))
 
 
 def entry_point(group: str, name: str) -> EntryPoint:
@@ -98,6 +110,13 @@ def _built_in_hooks() -> Iterator[str]:
         yield f"It implements {links}{state}.\n"
 
 
+def _hook(name: str) -> Iterator[str]:
+    """What the hook of a plugin does, and its options."""
+    cls = entry_point("hookline.hooks", name).load()
+    yield _prose(cls) + "\n"
+    yield from _options(describe_options(cls), cls)
+
+
 def _writer(name: str) -> Iterator[str]:
     """The options of a writer."""
     cls = entry_point("hookline.writers", name).load()
@@ -124,10 +143,10 @@ def _schedules() -> Iterator[str]:
 
 
 def _command_line() -> Iterator[str]:
-    """Every command with its usage, its arguments and its options."""
-    for name, command in sorted(main.commands.items()):
-        context = click.Context(command, info_name=f"hookline {name}", help_option_names=[])
-        yield f"## hookline {name}\n"
+    """Every command with its usage, its arguments and its options; those of a group below it."""
+    for name, command in commands().items():
+        context = click.Context(command, info_name=name, help_option_names=[])
+        yield f"{'#' * len(name.split())} {name}\n"
         yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
         yield inspect.cleandoc(command.help or "") + "\n"
         options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
@@ -141,6 +160,7 @@ KINDS: dict[str, Callable[..., Iterator[str]]] = {
     "hookspecs": _hookspecs,
     "traits": _traits,
     "built-in-hooks": _built_in_hooks,
+    "hook": _hook,
     "writer": _writer,
     "section": _section,
     "schedules": _schedules,

@@ -17,16 +17,22 @@ import pytest
 
 import hookline
 from hookline import DefaultTrainer, HookBase, TrainerBase, errors, schedules
-from hookline.cli import main
 from hookline.config import Config, describe_options, schema
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-WRITERS = sorted(path.name.removeprefix("hookline-") for path in (ROOT / "plugins").iterdir())
+PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/pyproject.toml"))
+HOOKS, WRITERS = (
+    sorted(point.name for point in entry_points(group=group) if point.dist.name in PLUGINS)
+    for group in ("hookline.hooks", "hookline.writers")
+)
 
 spec = importlib.util.spec_from_file_location("generated", DOCS / "_ext" / "generated.py")
 generated = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generated)
+
+SHORTHANDS = {"hookline config show": "hookline config"}
+"""What a command may be run as instead of its full name."""
 
 SECTIONS = [name for name in schema.__all__ if name not in ("Config", "Target")]
 
@@ -86,6 +92,16 @@ def test_every_built_in_hook_and_its_options_are_described(name):
     assert_described(hook, described(text))
 
 
+def test_every_plugin_of_this_repository_is_a_hook_or_a_writer():
+    assert sorted(name.removeprefix("hookline-") for name in PLUGINS) == sorted(HOOKS + WRITERS)
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_of_a_plugin_and_its_options_are_described(name):
+    (point,) = entry_points(group="hookline.hooks", name=name)
+    assert_described(point.load(), described(section("reference/plugin-hooks.md", name)))
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_writer_and_its_options_are_described(name):
     (point,) = entry_points(group="hookline.writers", name=name)
@@ -117,17 +133,49 @@ def test_every_key_of_a_config_is_described(name):
         assert meaning or section("reference/config.md", key), f"{name}.{key} has no description"
 
 
-@pytest.mark.parametrize("name", main.commands)
+def test_the_commands_of_groups_are_among_those_that_are_checked():
+    assert {"hookline train", "hookline plugins", "hookline plugins list"} <= generated.commands().keys()
+
+
+@pytest.mark.parametrize("name", generated.commands())
+def test_every_command_is_run_by_a_test(name):
+    # project.hookline("plugins", "list", …), machine.run("list", …) and the like.
+    word = SHORTHANDS.get(name, name).split()[-1]
+    call = rf"""\b(?:hookline|run|json|invoke)\((?:main, )?\[?(?:["']\w+["'], )*["']{word}["']"""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests/integration").rglob("test_*.py"))
+    assert re.search(call, tests), f"no test in tests/integration runs '{name}'"
+
+
+@pytest.mark.parametrize("name", generated.commands())
 def test_every_command_and_its_options_are_described(name):
-    command = main.commands[name]
-    text = section("reference/command-line.md", f"hookline {name}")
+    command = generated.commands()[name]
+    text = section("reference/command-line.md", name)
+    assert command.help, f"{name} has no help"
     assert command.help.partition("\n")[0] in text
     meanings = described(text)
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            assert meanings[parameter.opts[0]], f"{parameter.opts[0]} has no help"
+            flag = parameter.opts[0]
+            assert meanings.get(flag) or meanings[f"{flag},"], f"{flag} has no help"
         else:
             assert (parameter.metavar or parameter.name.upper()) in text
+
+
+@pytest.mark.parametrize("name", generated.commands())
+def test_every_command_is_run_on_a_page(name):
+    pages = [path.read_text() for path in DOCS.rglob("*.md") if "_build" not in path.parts]
+    shown = re.sub(r"<!-- test: skip .*-->\n```[^`]*```", "", "\n".join(pages))
+    words = SHORTHANDS.get(name, name)
+    assert re.search(rf"^\$ (?:\w+=\S+ )?{words}\b", shown, re.MULTILINE), (
+        f"no page runs '{words}', so nobody reads what it prints"
+    )
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "authors").glob("*.md")), ids=lambda page: page.stem)
+def test_the_authors_index_leads_to_every_page(page):
+    index = (DOCS / "authors/index.md").read_text()
+    assert page.stem == "index" or re.search(rf"^{page.stem}$", index, re.MULTILINE)
+    assert page.stem == "index" or f"]({page.name})" in index
 
 
 @pytest.mark.parametrize("name", hookline.__all__)

@@ -24,7 +24,8 @@ A comment on the line before a block says otherwise:
 ``<!-- test: skip REASON -->``  Nothing happens.
 
 ``make TARGET`` is not run, but the target must be in the Makefile. ``pip install`` installs from this repository
-alone, and without pip: for the rest of the page the package can be imported and its plugins are found.
+alone, or from a folder that the page has made, and without pip: for the rest of the page the package can be imported
+and its plugins are found. With ``-e`` it is a link, so what the page changes counts.
 """
 
 from __future__ import annotations
@@ -54,7 +55,13 @@ else:
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SLOW = {"docs/how-to/several-processes.md"}
+SLOW = {
+    "docs/authors/testing.md",
+    "docs/explanation/trust.md",
+    "docs/how-to/find-plugins.md",
+    "docs/how-to/several-processes.md",
+    "docs/tutorials/first-plugin.md",
+}
 LANGUAGES = ("console", "python", "yaml", "text")
 
 # One process imports torch once and forks for each command, which saves seconds a command.
@@ -231,7 +238,7 @@ class Reader:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
         elif words[:2] == ["pip", "install"]:
             for package in [word for word in words[2:] if not word.startswith("-")]:
-                self.install(package, where)
+                self.install(package.partition("[")[0], where, editable="-e" in words)
         else:
             code, self.printed = self.execute(command, words)
             assert code == expected_code, f"{where}: {command}\nexit code {code}\n{self.printed}"
@@ -252,7 +259,7 @@ class Reader:
         )
         return done.returncode, done.stdout
 
-    def install(self, package: str, where: str) -> None:
+    def install(self, package: str, where: str, editable: bool) -> None:
         """Make a package of this repository importable and its entry points found, as pip would."""
         places = [self.folder / package, ROOT / package, ROOT / "plugins" / package]
         project = next((path for path in places if (path / "pyproject.toml").is_file()), None)
@@ -263,7 +270,11 @@ class Reader:
         metadata = self.folder / ".site" / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
         if metadata.exists() or list(distributions(name=about["name"])):
             return
-        shutil.copytree(project / "src", self.folder / ".site", dirs_exist_ok=True)
+        for source in (project / "src").iterdir():
+            if editable:
+                (self.folder / ".site" / source.name).symlink_to(source)
+            else:
+                shutil.copytree(source, self.folder / ".site" / source.name)
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Name: {about['name']}\nVersion: {about['version']}\n")
         (metadata / "entry_points.txt").write_text(
