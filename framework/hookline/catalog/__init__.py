@@ -16,7 +16,7 @@ from hookline.catalog.installed import (
     qualified_name,
 )
 from hookline.catalog.metadata import Metadata, all_metadata, normalized
-from hookline.catalog.modules import defined_summary, module_spec
+from hookline.catalog.modules import defined_summary, is_of_python, module_spec
 from hookline.catalog.requirements import Unmet, unmet
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "find",
     "installed",
     "installed_plugins",
+    "is_of_python",
     "local_plugin",
     "module_spec",
     "normalized",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-__all__ = ["defined_summary", "module_spec"]
+__all__ = ["defined_summary", "is_of_python", "module_spec"]
 
 
 def module_spec(module: str) -> ModuleSpec | None:
@@ -37,6 +38,12 @@ def defined_summary(value: str) -> str:
         _HEADER.format(re.escape(name)) + _DOCSTRING if name else r"\A" + _DOCSTRING, text, re.MULTILINE
     )
     return found["line"].rstrip("\"'").strip() if found else ""
+
+
+def is_of_python(file: str) -> bool:
+    """Return whether ``file`` belongs to Python's own library: what a plugin calls, not what it is."""
+    is_installed = "site-packages" in file or "dist-packages" in file
+    return file.startswith("<") or (file.startswith(os.path.dirname(os.__file__)) and not is_installed)
 
 
 def _found(name: str, path: list[str] | None) -> ModuleSpec | None:

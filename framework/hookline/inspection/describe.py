@@ -16,12 +16,12 @@ from time import perf_counter
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from hookline.catalog import is_of_python
 from hookline.config import describe_options, resolve_target
 from hookline.config.json_schema import options_schema
 from hookline.errors import ConfigError, Fault, Problem
 from hookline.events import EventWriter
 from hookline.hookspecs import HookBase
-from hookline.inspection.worker import is_of_python
 from hookline.plugins import is_stateful
 from hookline.plugins.lint import faults, implemented
 

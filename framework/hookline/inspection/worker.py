@@ -13,7 +13,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-__all__ = ["how_it_ended", "is_of_python", "serve"]
+from hookline.catalog import is_of_python
+
+__all__ = ["how_it_ended", "serve"]
 
 _GRACE_S = 2.0
 
@@ -44,12 +46,6 @@ def serve(folder: str, subjects: Sequence[Mapping[str, str]], timeout_s: float, 
 def how_it_ended(code: int) -> str:
     """Return in words what the exit code of a plugin's process says; negative for a signal."""
     return f"a process that ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
-
-
-def is_of_python(file: str) -> bool:
-    """Return whether ``file`` belongs to Python's own library: what a plugin calls, not what it is."""
-    is_installed = "site-packages" in file or "dist-packages" in file
-    return file.startswith("<") or (file.startswith(os.path.dirname(os.__file__)) and not is_installed)
 
 
 def _fork(path: Path, subject: Mapping[str, str], timeout_s: float) -> None:
