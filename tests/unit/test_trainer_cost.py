@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from hookline import EventStorage, HookBase
@@ -55,12 +57,20 @@ def test_one_iteration_in_sixteen_is_measured_and_the_first():
     assert sum(weights) == pytest.approx(1600, rel=0.05)
 
 
-@pytest.mark.parametrize("period", [2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100])
+@pytest.mark.parametrize("period", [2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 144, 233, 500, 1000])
 def test_what_is_measured_falls_in_with_no_period(period):
     cost, hooks = Cost(), HookManager()
-    sampled = [i for i in range(1, 16 * 1000) if cost.begin(i, False, hooks)]
+    sampled = [i for i in range(1, 16 * 30000) if cost.begin(i, False, hooks)]
     due = sum((iteration + 1) % period == 0 for iteration in sampled)
     assert due / len(sampled) == pytest.approx(1 / period, rel=0.35)
+
+
+def test_measuring_draws_no_random_number_of_a_run():
+    state = random.getstate()
+    cost, hooks = Cost(), HookManager()
+    cost.reset(hooks)
+    assert sum(cost.begin(i, i == 0, hooks) > 0 for i in range(160)) == 11
+    assert random.getstate() == state
 
 
 def test_seconds_of_a_hook_are_a_volatile_scalar_of_the_measured_iterations(make_trainer, slow):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import TYPE_CHECKING
 
 from hookline.events import EventStorage
@@ -25,22 +26,27 @@ class Cost:
 
     def __init__(self) -> None:
         self.weight = 0
+        self._random = Random()
+        self._next = -1
         self._told: dict[str, float] = {}
 
     def reset(self, hooks: HookManager) -> None:
         """Forget what earlier runs took."""
         hooks.seconds.clear()
         self.weight = 0
+        self._random.seed(0)
         self._told = {}
 
     def begin(self, iteration: int, is_first: bool, hooks: HookManager) -> int:
         """Return the weight of ``iteration``, and begin its sample where that is above 0.
 
-        It is 16 in one iteration of 16, spread so that it falls in with no period. The first one counts for
-        itself alone: much is done in it that never comes back.
+        It is 16 in one of every 16 iterations, drawn at random, which falls in with no period. The first one
+        counts for itself alone: much is done in it that never comes back.
         """
-        is_sampled = (iteration * 2654435761) % 2**32 < 2**32 // _SAMPLED
-        self.weight = 1 if is_first else _SAMPLED if is_sampled else 0
+        place = iteration % _SAMPLED
+        if place == 0 or is_first:
+            self._next = iteration - place + self._random.randrange(_SAMPLED)
+        self.weight = 1 if is_first else _SAMPLED if iteration == self._next else 0
         if self.weight:
             hooks.sample.clear()
         return self.weight
