@@ -253,6 +253,59 @@ def test_a_plugin_that_may_be_switched_off_is_and_the_others_go_on(caplog):
     assert caplog.text.count("switched off") == 1
 
 
+class Lost(HookBase):
+    def after_step(self):
+        raise KeyError("no such key")
+
+
+class FlakyWrapper(HookBase):
+    def __init__(self, half):
+        self.half, self.log = half, []
+
+    @hookimpl(wrapper=True)
+    def after_step(self):
+        if self.half == "before":
+            raise ValueError("flaky")
+        try:
+            yield
+        except KeyError:
+            if self.half == "after an error":
+                raise ValueError("flaky") from None
+            raise
+        if self.half == "after":
+            raise ValueError("flaky")
+
+
+@pytest.mark.parametrize("half", ["before", "after"])
+@pytest.mark.parametrize("way", ["call", "call_each"])
+def test_a_wrapper_may_be_switched_off_too(half, way):
+    log, manager = [], HookManager()
+    manager.add(FlakyWrapper(half), "flaky", on_error="disable")
+    manager.add(recorder("a", log), "a")
+    for _ in range(2):
+        assert not getattr(manager, way)("after_step", trainer=TRAINER)
+    assert len(log) == 2
+    assert manager.names() == ["a"]
+
+
+def test_an_error_inside_a_wrapper_that_is_switched_off_goes_on():
+    manager = HookManager()
+    manager.add(FlakyWrapper("after an error"), "flaky", on_error="disable")
+    manager.add(Lost(), "inner")
+    with pytest.raises(KeyError, match="no such key"):
+        manager.call("after_step", trainer=TRAINER)
+    assert list(manager.switched_off) == ["flaky"]
+
+
+def test_an_error_inside_a_wrapper_is_not_the_wrappers():
+    manager = HookManager()
+    manager.add(FlakyWrapper("neither"), "wrapper", on_error="disable")
+    manager.add(Lost(), "inner")
+    with pytest.raises(KeyError, match="no such key"):
+        manager.call("after_step", trainer=TRAINER)
+    assert not manager.switched_off
+
+
 def test_a_plugin_that_is_retried_is_switched_off_at_its_third_failure():
     manager, flaky = HookManager(), Flaky(1, 3, 4)
     manager.add(flaky, "flaky", on_error="retry")

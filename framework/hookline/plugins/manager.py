@@ -8,14 +8,13 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from difflib import get_close_matches
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
-from hookline.errors import PluginError, add_note, notes
+from hookline.errors import PluginError, add_note, did_you_mean, notes
 from hookline.hookspecs import HookBase, HookSpecs
 from hookline.plugins.implementation import HookCall, Implementation, rank
 from hookline.plugins.lint import HOOK_NAMES, lint
@@ -120,8 +119,9 @@ class HookManager(pluggy.PluginManager):
             PluginError: If there is no such hook.
         """
         if hook not in HOOK_NAMES:
-            close = "".join(f" Did you mean {name!r}?" for name in get_close_matches(hook, HOOK_NAMES, 1))
-            raise PluginError(f"explain: expected a hook's name, got {hook!r}.{close}")
+            raise PluginError(
+                f"explain: expected a hook's name, got {hook!r}. {did_you_mean(hook, HOOK_NAMES)}".rstrip()
+            )
         names, before, after = self._declared()
         reasons = place_reasons(names, before, after)
         called = {found.plugin: i for i, found in enumerate(self._implementations[hook])}
@@ -244,18 +244,32 @@ class HookManager(pluggy.PluginManager):
         self, implementation: Implementation, offered: Mapping[str, Any], weight: int
     ) -> Iterator[None]:
         """Run a wrapper: up to its yield, then what is inside, then the rest."""
-        wrapper = contextmanager(implementation)(offered)
-        with self._attributed(implementation, offered, weight, "before"):
+        name, wrapper, is_entered = implementation.plugin, contextmanager(implementation)(offered), False
+        with self._forgiving(name), self._attributed(implementation, offered, weight, "before"):
             wrapper.__enter__()
+            is_entered = True
         try:
             yield
         except BaseException as error:
-            with self._attributed(implementation, offered, weight, "after"):
-                if not wrapper.__exit__(type(error), error, error.__traceback__):
-                    raise
+            is_handled: bool | None = False
+            if is_entered:
+                with self._forgiving(name, error), self._attributed(implementation, offered, weight, "after"):
+                    is_handled = wrapper.__exit__(type(error), error, error.__traceback__)
+            if not is_handled:
+                raise
         else:
-            with self._attributed(implementation, offered, weight, "after"):
-                wrapper.__exit__(None, None, None)
+            if is_entered:
+                with self._forgiving(name), self._attributed(implementation, offered, weight, "after"):
+                    wrapper.__exit__(None, None, None)
+
+    @contextmanager
+    def _forgiving(self, name: str, passing: BaseException | None = None) -> Iterator[None]:
+        """Go on after an exception of the plugin if its policy says so; not after one that is ``passing``."""
+        try:
+            yield
+        except Exception as error:
+            if error is passing or not self._forgiven(name, error):
+                raise
 
     @contextmanager
     def _attributed(
