@@ -7,6 +7,7 @@ sure that it leaves nothing out.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -192,7 +193,7 @@ def _options(options: list[Option], owner: Any, head: str = "option") -> Iterato
 
 
 def _default(value: Any) -> str:
-    if value is None or repr(value) == "<factory>":
+    if value is None or value in ([], {}) or dataclasses.is_dataclass(value):
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

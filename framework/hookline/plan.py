@@ -97,7 +97,9 @@ class Plan:
         data = self._config.data or {}
         for hook in self._hook_specs:
             name = hook.options.get("data", "eval") if hook.use == use else None
-            if name is not None and name not in data:
+            # Anything else may be batches, in Python.
+            words = name if isinstance(name, list) else [name]
+            if all(isinstance(word, str | int) for word in words) and str(name) not in data:
                 where = self._config.where(f"hooks.{hook.name}.data")
                 exists = f"There is: {', '.join(data) or 'none'}"
                 problem = Problem(where, "a key of the section data", name, exists, f"Add data.{name}")
@@ -141,6 +143,8 @@ class Plan:
         self._problems += problems
         if isinstance(target, Optimizer):
             for i, group in enumerate(target.groups):
+                if group is None:
+                    continue  # wrong in itself, which is a problem already
                 where = f"{key}.groups.{i}"
                 _, problems = check_options(factory, group.options, where, self._config.origin, given)
                 self._problems += (problem for problem in problems if not problem.missing)

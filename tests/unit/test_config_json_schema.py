@@ -242,5 +242,5 @@ class Listing:
     sizes: list[Size] = field(default_factory=list)
 
 
-def test_a_default_that_is_made_anew_is_not_shown():
-    assert "default" not in options_schema(Listing)["properties"]["sizes"]
+def test_a_default_that_is_made_anew_is_shown_as_what_is_made():
+    assert options_schema(Listing)["properties"]["sizes"]["default"] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Protocol
 
@@ -427,3 +427,14 @@ def test_dataloader_is_described():
     assert found["dataset"].type == "Dataset[_T_co]"
     assert (found["batch_size"].type, found["batch_size"].default) == ("int | None", 1)
     assert found["drop_last"].description.startswith("set to ``True`` to drop the last incomplete batch")
+
+
+def test_the_default_that_a_factory_makes_is_the_default():
+    @dataclass
+    class Freeze:
+        names: list[str] = field(default_factory=lambda: ["head"])
+        period: int = 2
+
+    assert [option.default for option in describe_options(Freeze)] == [["head"], 2]
+    assert not any(option.required for option in describe_options(Freeze))
+    assert check_options(Freeze, {}, "hooks.freeze") == ({}, [])

@@ -72,7 +72,8 @@ class _Builder:
         if container is None:
             return self.section(cls, path, node)
         if not isinstance(node.value, container):
-            return self.note(path, "a list" if container is list else "a mapping", plain(node))
+            self.note(path, "a list" if container is list else "a mapping", plain(node))
+            return container()
         if container is list:
             return [self.section(cls, _below(path, i), child) for i, child in enumerate(node.value)]
         for name in node.value:

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
@@ -136,11 +136,21 @@ def _parameters(fn: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     parameters = signature.parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {
-        parameter.name: parameter.replace(annotation=_resolved(parameter.annotation, fn))
+        parameter.name: parameter.replace(
+            annotation=_resolved(parameter.annotation, fn), default=_default(parameter, fn)
+        )
         for parameter in parameters
         if parameter.kind in _NAMED
     }
     return named, takes_any
+
+
+def _default(parameter: inspect.Parameter, fn: Any) -> Any:
+    """Return the default of ``parameter``; where a factory makes it, for a dataclass, what it makes."""
+    field = getattr(fn, "__dataclass_fields__", {}).get(parameter.name)
+    if field is None or field.default_factory is MISSING or parameter.default is ANY:
+        return parameter.default
+    return field.default_factory()
 
 
 def _resolved(annotation: Any, fn: Any) -> Any:
