@@ -25,7 +25,7 @@ class Hanging(HangingWriter):
     def __init__(self):
         super().__init__()
 """
-TIMEOUT_S = 1.0
+TIMEOUT_S = 0.5  # far from the 10 s that are the default
 
 
 @pytest.fixture
@@ -70,4 +70,4 @@ def test_weights_and_journal_are_those_of_a_run_without_the_bad_writer(train, wr
 def test_a_writer_that_hangs_delays_the_end_by_its_timeout_and_no_more(train):
     _, _, without = train()
     _, _, hung = train("Hanging")
-    assert hung - without < TIMEOUT_S + 20  # a busy machine; without the limit it would never end
+    assert hung - without < 8
