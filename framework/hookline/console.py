@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from functools import cache
 
 from rich.console import Console
@@ -13,7 +15,16 @@ __all__ = ["console", "show_logs"]
 @cache
 def console() -> Console:
     """Return the console of this process; colour and a live bar only where it is a terminal."""
-    return Console(soft_wrap=True, highlight=False)
+    return _Console(soft_wrap=True, highlight=False)
+
+
+class _Console(Console):
+    """A console whose reader may leave, as ``head`` does: the run goes on, and is told to nobody."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing any more; rich would end the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _ConsoleHandler(logging.Handler):

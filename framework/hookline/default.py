@@ -16,6 +16,7 @@ from hookline import checkpoint, description, distributed, lock, report
 from hookline.config import Config, load_config, resolve_target, to_iterations
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader, iterations_per_epoch
+from hookline.delivery import check_journals
 from hookline.environment import on_all_ranks, set_up
 from hookline.errors import ConfigError, Problem, RunError
 from hookline.evaluation import check_metrics
@@ -256,6 +257,7 @@ class DefaultTrainer(SimpleTrainer):
         self.stop_at = train.stop_at
         self.schedule = self.build_schedule(optimizer)
         self.writers: Mapping[str, EventWriter] = self.build_writers()
+        check_journals(self.writers.items())
         self.writer_policies = {
             writer.name: writer.on_error for writer in self.config.writers if writer.on_error
         }

@@ -144,6 +144,11 @@ class HookBase:
 
     @trainer.setter
     def trainer(self, trainer: TrainerBase) -> None:
+        if not hasattr(trainer, "register_hook"):
+            raise AttributeError(
+                f"{type(self).__name__}.trainer: expected it to be left alone, got {trainer!r}. "
+                "It is the trainer, set when the plugin is registered."
+            )
         self._trainer = weakref.ref(trainer)
 
     def before_train(self, *args: Any, **kwargs: Any) -> Any:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hookline import distributed
-from hookline.catalog import HOOKS, WRITERS, find, plugin_of
+from hookline.catalog import HOOKS, WRITERS, find, normalized, plugin_of
 from hookline.config import Config, PluginSpec
-from hookline.config.instances import name_in
+from hookline.config.instances import name_in, own
 from hookline.errors import PluginError
 from hookline.events import EventWriter
 from hookline.plugins import HookManager, is_stateful, state_version
@@ -118,7 +118,7 @@ def _entry(
     if spec is not None and ".py:" in spec.use:
         entry["source"] = spec.use.rpartition(":")[0]
     elif spec is not None:
-        found = plugin_of(find(spec.use, group, name))
+        found = plugin_of(find(own(spec.use, group.rpartition(".")[2]), group, name))
         entry |= {"source": found.source, "distribution": found.distribution, "version": found.version}
     return entry
 
@@ -166,7 +166,7 @@ def _gone_or_new(section: str, before: Mapping[str, Record], after: Mapping[str,
 def _changed(section: str, before: Record, after: Record) -> Iterator[Change]:
     """Yield what differs between two entries of one name."""
     name, kind = before["name"], _KINDS[section]
-    if before["use"] != after["use"]:
+    if not _is_same(before, after):
         loses = before["stateful"]
         end = ", the state of the first is dropped" if loses else ""
         was, now = (f"{entry['use']} ({entry['source']})" for entry in (before, after))
@@ -181,18 +181,34 @@ def _changed(section: str, before: Record, after: Record) -> Iterator[Change]:
         yield Change(f"{kind} {name!r}: state version {versions}, it starts anew", True)
     was, now = before["options"], after["options"]
     for key in [*was, *(key for key in now if key not in was)]:
-        if was.get(key, _UNSET) != now.get(key, _UNSET):
+        if not _are_equal(was.get(key, _UNSET), now.get(key, _UNSET)):
             yield Change(f"{section}.{name}.{key}: {_shown(was, key)} → {_shown(now, key)}")
+
+
+def _is_same(before: Record, after: Record) -> bool:
+    """Return whether two entries of one name are one plugin, maybe of another release or in another file."""
+    was, now = (entry.get("distribution") for entry in (before, after))
+    is_elsewhere = was and now and normalized(was) != normalized(now)
+    return before["use"] == after["use"] and not is_elsewhere
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Return whether two options are equal, as NaN is to NaN here."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_are_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return bool(one == other or (one != one and other != other))
 
 
 def _updates(before: Sequence[Record], after: Sequence[Record]) -> Iterator[Change]:
     """Yield each distribution or file that took the place of another, with the plugins it is about."""
-    sources = {(entry["kind"], entry["name"], entry["use"]): entry["source"] for entry in before}
+    known = {(entry["kind"], entry["name"]): entry for entry in before}
     names: dict[str, list[str]] = {}
     for entry in after:
-        was = sources.get((entry["kind"], entry["name"], entry["use"]), entry["source"])
-        if was != entry["source"]:
-            names.setdefault(f"{was} → {entry['source']}", []).append(entry["name"])
+        was = known.get((entry["kind"], entry["name"]), entry)
+        if _is_same(was, entry) and was["source"] != entry["source"]:
+            names.setdefault(f"{was['source']} → {entry['source']}", []).append(entry["name"])
     for update, plugins in names.items():
         yield Change(f"{update}: {', '.join(plugins)}")
 
@@ -210,7 +226,7 @@ def _states(
     for hook in now:
         name = hook["name"]
         if hook["stateful"]:
-            is_same = name in before and before[name]["use"] == hook["use"]
+            is_same = name in before and _is_same(before[name], hook)
             is_same = is_same and before[name]["state_version"] == hook["state_version"]
             yield name, saved.get(name) if is_same else None
 

@@ -20,6 +20,7 @@ from hookline.config import (
     describe_options,
     resolve_target,
 )
+from hookline.config.instances import own
 from hookline.errors import ConfigError, HooklineError, PluginError, Problem
 from hookline.plugins import HOOKS, WRITERS, LoadedPlugin, load
 
@@ -158,8 +159,9 @@ class Plan:
         return planned
 
     def _plugin(self, spec: PluginSpec, group: str) -> PlannedPlugin:
-        key = f"{group.rpartition('.')[2]}.{spec.name}"
-        loaded = load(spec.use, group, self._config.base, self._config.where(key))
+        section = group.rpartition(".")[2]
+        key = f"{section}.{spec.name}"
+        loaded = load(own(spec.use, section), group, self._config.base, self._config.where(key))
         given = self._with_functions(loaded.options_of, spec.options, key)
         options, problems = check_options(loaded.options_of, given, key, self._config.origin)
         self._problems += problems
@@ -168,12 +170,16 @@ class Plan:
     def _with_functions(self, factory: Any, options: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Return ``options`` with the targets of those that are functions imported."""
         functions = {option.name for option in describe_options(factory) if "Callable" in option.type}
-        return {
-            name: resolve_target(value, self._config.base, self._config.where(f"{key}.{name}"))
-            if name in functions and isinstance(value, str)
-            else value
-            for name, value in options.items()
-        }
+        imported = dict(options)
+        for name in [name for name in options if name in functions and isinstance(options[name], str)]:
+            where = self._config.where(f"{key}.{name}")
+            imported[name] = _not_found  # so that the other options are checked, too
+            self._collect(
+                lambda name=name, where=where: imported.update(  # type: ignore[misc]
+                    {name: resolve_target(options[name], self._config.base, where)}
+                )
+            )
+        return imported
 
     def _collect(self, add: Callable[[], None]) -> None:
         try:
@@ -197,6 +203,10 @@ def _targets(config: Config) -> Iterator[tuple[str, Target]]:
             for metric, target in data.metrics.items()
             if target is not None
         )
+
+
+def _not_found() -> None:
+    """Stand for a function that a config names and nobody finds."""
 
 
 def given_to(key: str, factory: Any) -> tuple[str, ...]:

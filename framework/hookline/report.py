@@ -68,7 +68,9 @@ def commands(trainer: DefaultTrainer) -> dict[str, str]:
         is_complete = trainer.status == "finished"
         num_ranks = distributed.world_size()
         ranks = ["--nproc", str(num_ranks)] if num_ranks > 1 else []
-        resume = ["hookline", "train", *ranks, *_source(trainer), "--resume", _shown(trainer.run_dir)]
+        changed = ("train.stop_at=", *(["train.max_iter="] if is_complete else []))
+        source = _source(trainer, changed)
+        resume = ["hookline", "train", *ranks, *source, "--resume", _shown(trainer.run_dir)]
         more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
         found["extend" if is_complete else "resume"] = shlex.join([*resume, *more])
     for name, writer in trainer.writers.items():
@@ -117,11 +119,10 @@ def _metrics(trainer: DefaultTrainer) -> dict[str, dict[str, Any]]:
     return metrics
 
 
-def _source(trainer: DefaultTrainer) -> list[str]:
-    """Return the config as it was given on the command line, or the run's own copy of it."""
+def _source(trainer: DefaultTrainer, changed: tuple[str, ...]) -> list[str]:
+    """Return the config as it was given on the command line but for what is ``changed``, or the run's own."""
     if trainer.config.source is None:
         return [f"{_shown(trainer.run_dir)}/config.yaml"]
-    changed = ("train.max_iter=", "train.stop_at=")
     return [
         str(trainer.config.source),
         *(text for text in trainer.config.overrides if not text.startswith(changed)),
@@ -154,6 +155,8 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _gap(gap: Mapping[str, Any]) -> str:
+    if not gap["num_events"]:
+        return f"{gap['writer']} missed nothing, but was not closed: {gap['reason']}"
     missed = f"{gap['num_events']} iterations, {gap['first_iteration']} to {gap['last_iteration']}"
     return f"{gap['writer']} missed {missed}: {gap['reason']}"
 

@@ -17,6 +17,10 @@ class Failing(FailingWriter):
     def __init__(self):
         super().__init__("write")
 
+class Closing(FailingWriter):
+    def __init__(self):
+        super().__init__("close")
+
 class Slow(SlowWriter):
     def __init__(self):
         super().__init__(0.05)
@@ -43,7 +47,7 @@ def train(project):
             *([f"writers+=./bad.py:{writer}"] if writer else []),
         )
         assert result.exit_code == 0, result.stderr
-        return project.runs()[-1], result.stdout, time.perf_counter() - start
+        return (project.path / "runs/line/latest").resolve(), result.stdout, time.perf_counter() - start
 
     return run
 
@@ -65,6 +69,11 @@ def test_weights_and_journal_are_those_of_a_run_without_the_bad_writer(train, wr
     assert (gap["writer"], gap["first_iteration"], gap["last_iteration"]) == (writer, 0, 59)
     assert f"{writer} missed" in output
     assert output.count("warning:") == 1
+
+
+def test_a_writer_that_was_not_closed_has_missed_nothing(train):
+    _, output, _ = train("Closing")
+    assert "Closing missed nothing, but was not closed: OSError: disk full" in output
 
 
 def test_a_writer_that_hangs_delays_the_end_by_its_timeout_and_no_more(train):

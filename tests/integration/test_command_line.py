@@ -13,6 +13,8 @@ import torch
 
 from hookline import load_config
 
+from .conftest import LINE
+
 
 def test_train_shows_header_progress_and_summary(project):
     result = project.hookline("train", "run.yaml")
@@ -50,6 +52,22 @@ def test_the_printed_resume_command_works(project):
     command = line.split()[1:]
     assert command[0] == "hookline"
     assert "finished at iteration 12" in project.hookline(*command[1:]).output
+
+
+def test_the_printed_resume_command_keeps_where_training_ends(project):
+    output = project.hookline("train", "run.yaml", "train.max_iter=20", "train.stop_at=5").output
+    (line,) = [line for line in output.splitlines() if line.startswith("resume")]
+    assert "finished at iteration 20" in project.hookline(*line.split()[2:]).output
+
+
+def test_a_hook_that_exits_is_named(project):
+    (project.path / "line.py").write_text(
+        LINE.replace('print(f"Hello after', 'raise SystemExit(f"Hello after')
+    )
+    done = project.run("train", "run.yaml", "hooks+=./line.py:Hello")
+    assert done.returncode == 1
+    assert "error: SystemExit: Hello after 2" in done.stdout
+    assert "Raised by plugin 'Hello' (./line.py), hook after_step, iteration 1" in done.stdout
 
 
 def test_evaluate_prints_the_same_metrics_as_training_did(project):

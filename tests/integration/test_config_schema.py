@@ -11,6 +11,7 @@ import pytest
 from hookline.config import load_config
 from hookline.config.source import read_file
 from hookline.config.tree import plain
+from hookline.inspection.targets import TargetProbe
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted([*ROOT.glob("examples/*/*.yaml"), *ROOT.glob("tests/integration/*/run.yaml")])
@@ -170,13 +171,32 @@ def test_the_schema_is_written_to_a_file_with_what_to_do_next(project):
     assert json.loads((project.path / "schema.json").read_text())["type"] == "object"
 
 
+def test_a_schema_without_the_targets_of_torch_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr("hookline.inspection.targets._WORKER", "raise RuntimeError('no torch')")
+    with TargetProbe([("model", "./a.py:B")], tmp_path) as targets:
+        found, failed = targets.offers()
+    assert found == {}
+    assert failed[0].endswith("ended with 1; it said RuntimeError: no torch")
+    assert failed[1].startswith("model target ./a.py:B: ")
+
+
+def test_a_target_that_raises_what_is_no_exception_hides_no_other(tmp_path):
+    code = "class Own(BaseException):\n    def __str__(self):\n        raise OSError\n\nraise Own\n"
+    (tmp_path / "odd.py").write_text(code)
+    (tmp_path / "fine.py").write_text("def make(width: int = 3):\n    pass\n")
+    with TargetProbe([("model", "./odd.py:A"), ("model", "./fine.py:make")], tmp_path) as targets:
+        found, failed = targets.offers()
+    assert [offer.name for offer in found["model"]] == ["./fine.py:make"]
+    assert failed == ["model target ./odd.py:A: Own: no text, for its __str__ raises OSError"]
+
+
 def test_a_target_whose_import_hangs_is_given_up_and_named(tmp_path, monkeypatch):
     from hookline.inspection import targets
 
     monkeypatch.setattr(targets, "_TIMEOUT_S", 0.5)
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(100)\n")
     with targets.TargetProbe([("model", "./slow.py:Model")], tmp_path) as probe:
-        assert probe.offers()[1] == ["model target ./slow.py:Model: its import did not end within 0.5 s"]
+        assert probe.offers()[1][-1:] == ["model target ./slow.py:Model: its import did not end within 0.5 s"]
 
 
 @pytest.mark.parametrize(

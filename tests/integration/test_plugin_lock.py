@@ -174,3 +174,58 @@ def test_hooks_that_a_trainer_registers_by_itself_are_recorded(project):
     trainer.train()
     entry = json.loads((trainer.run_dir / "plugins.json").read_text())["hooks"][-1]
     assert (entry["name"], entry["use"], entry["source"]) == ("mine", "Callback", "hookline.hooks.callback")
+
+
+TALKER = """
+    from hookline import EventWriter
+
+    class Talker(EventWriter):
+        num_events = 0
+
+        def write(self, events):
+            self.num_events += len(events)
+
+        def state_dict(self):
+            return {"num_events": self.num_events}
+
+        def load_state_dict(self, state):
+            print(f"{type(self).__name__} goes on from a position")
+            self.num_events = state["num_events"]
+
+    class Other(Talker):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "line"),
+    [
+        ("one:talker", None),
+        ("one:other", "writer 'w': talker (one 1.0) → other (one 1.0), the state of the first is dropped"),
+        ("two:talker", "writer 'w': talker (one 1.0) → talker (two 1.0), the state of the first is dropped"),
+    ],
+)
+def test_a_writer_in_the_place_of_another_is_not_given_its_position(project, install, use, line):
+    install("one", TALKER, writers=["talker = one:Talker", "other = one:Other"], version="1.0")
+    install("two", TALKER, writers=["talker = two:Talker"], version="1.0")
+    words = ["train", "run.yaml"]
+    paused = project.hookline(*words, "writers+={w: {use: 'one:talker'}}", "train.stop_at=5")
+    assert paused.exit_code == 0, paused.output
+    words += [f"writers+={{w: {{use: '{use}'}}}}", "--resume", "latest"]
+    if line is not None:
+        refused = project.hookline(*words)
+        assert refused.exit_code == 2
+        assert line in refused.output
+    result = project.hookline(*words, "plugins.on_change=warn")
+    assert result.exit_code == 0, result.output
+    assert ("goes on from a position" in result.output) is (line is None)
+
+
+def test_a_second_journal_is_refused_before_there_is_a_run(project):
+    result = project.hookline("train", "run.yaml", "writers+={again: {use: json}}")
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == (
+        "hookline: writers.again: expected one journal in a run, got a second one beside 'json'. "
+        "A journal is the run's own record. Take one of the two out of the writers."
+    )
+    assert not (project.path / "runs").exists()

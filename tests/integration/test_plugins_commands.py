@@ -268,9 +268,32 @@ def test_entry_points_that_nobody_can_read_stop_no_command(machine):
     assert "plugins in it are not found" in machine.findings()["metadata"]
     environment = {**os.environ, "PYTHONPATH": str(machine.site)}
     environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
-    for command in ("list", "hooks"):
-        done = machine.project.run("plugins", command, env=environment)
-        assert (done.returncode, done.stderr) == (0, "")
+    done = machine.project.run("plugins", "list", env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in (["plugins", "hooks"], ["train", "run.yaml", "train.max_iter=2"]):
+        done = machine.project.run(*command, env=environment)
+        assert done.returncode == 0
+        assert done.stderr.startswith("warning: The metadata of an installed distribution cannot be read")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--no-plugins"]])
+def test_a_plugin_named_like_one_that_every_run_has_disturbs_no_run(machine, options):
+    points = "[hookline.hooks]\nschedule = acme_sched:Hello\ntimer = acme_sched:Hello\n"
+    machine.add("acme-sched", **{"entry_points.txt": points})
+    done = machine.project.hookline("train", "run.yaml", "train.max_iter=2", *options)
+    assert done.exit_code == 0, done.output
+    if not options:
+        assert machine.project.hookline("evaluate", machine.project.runs()[0]).exit_code == 0
+    enabled = [row["distribution"] for row in machine.json("list", "run.yaml")[1] if row["name"] == "timer"]
+    assert enabled == ["acme-sched", "hookline"]
+    assert [row["enabled"] for row in machine.json("list", "run.yaml")[1] if row["name"] == "timer"] == [
+        False,
+        True,
+    ]
+    code, output = machine.run("hooks", "run.yaml")
+    assert code == 0, output
+    assert "acme" not in output
 
 
 # ---- the probe
@@ -362,6 +385,7 @@ class Keeps(EventWriter):
     journal = True
     def write(self, events): ...
     def state_dict(self): return {}
+    def load_state_dict(self, state): ...
 
 class Odd(HookBase):
     def __init__(self, infinite: float = float("inf"), function=print, items=(1, 2)): ...
@@ -487,6 +511,77 @@ def test_info_shows_options_and_what_is_implemented(machine):
     assert "Args:" not in output
 
 
+CHOICES = """
+import enum
+from pathlib import Path
+from hookline import HookBase
+
+class Mode(enum.Enum):
+    FAST = "fast"
+    SLOW = "slow"
+
+class Chooses(HookBase):
+    def __init__(
+        self,
+        mode: Mode = Mode.FAST,
+        more: "list[Mode] | None" = None,
+        either: Mode | int = 3,
+        some: tuple[Mode, ...] = (Mode.SLOW,),
+        path: Path = Path("logs"),
+    ):
+        self.given = mode, more, either, some, path
+
+    def after_step(self): ...
+"""
+
+
+def test_what_info_shows_of_an_enum_can_be_pasted_into_a_config(project):
+    (project.path / "choices.py").write_text(CHOICES)
+    output = project.hookline("plugins", "info", "./choices.py:Chooses").output
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in output.splitlines() if line.strip()}
+    assert rows["mode"] == "'fast' | 'slow' \"fast\""
+    assert rows["more"] == "list['fast' | 'slow'] | None null"
+    assert rows["either"] == "'fast' | 'slow' | int 3"
+    assert rows["some"] == "tuple['fast' | 'slow', ...] [\"slow\"]"
+    snippet = yaml.safe_load(output.partition("In a config")[2])
+    assert snippet["hooks"][0]["./choices.py:Chooses"] == {
+        "mode": "fast",
+        "either": 3,
+        "some": ["slow"],
+        "path": "logs",
+    }
+    done = project.hookline("plugins", "hooks", "run.yaml", f"hooks={json.dumps(snippet['hooks'])}")
+    assert done.exit_code == 0, done.output
+
+
+UNSETTABLE = """
+from hookline import EventWriter, HookBase
+
+class Hook(HookBase):
+    def __init__(self, use: str = "x", period: int = "ten", model: "Modle" = 3): ...
+    def after_step(self): ...
+
+class Writer(EventWriter):
+    def __init__(self, period: int = 1): ...
+    def write(self, events): ...
+
+def make(on_error: str = "x") -> Hook:
+    return Hook()
+"""
+
+
+def test_options_that_could_never_be_set_are_told_by_check(project):
+    (project.path / "mine.py").write_text(UNSETTABLE)
+    names = [f"./mine.py:{name}" for name in ("Hook", "Writer", "make")]
+    done = project.hookline("plugins", "check", *names, "--json")
+    assert done.exit_code == 1
+    reports = json.loads(done.stdout)
+    found = {report["name"]: {fault["where"] for fault in report["problems"]} for report in reports}
+    assert found["Hook"] == {"Hook.use", "Hook.period", "Hook.model"}
+    assert found["Writer"] == {"Writer.period"}
+    assert "make.on_error" in found["make"]
+
+
 def test_a_file_that_is_checked_may_be_local(project):
     (project.path / "mine.py").write_text(HELLO.replace("after_step", "after_stepp"))
     done = project.hookline("plugins", "check", "./mine.py:Hello")
@@ -504,6 +599,8 @@ def test_the_snippet_of_a_local_file_names_the_file(project):
     ("arguments", "words"),
     [
         (["info", "chekpoint"], "Did you mean 'checkpoint'?"),
+        (["check", "./line.py"], "Write ./line.py:Name for what is in it"),
+        (["check", "run.yaml"], "Give the name of one"),
         (["info", "nothing"], "Try 'pip install hookline-nothing'"),
         (["info", "hookline-json:timer"], "expected an installed plugin"),
         (["info", "./lin.py:Hello"], "Did you mean 'line.py'?"),

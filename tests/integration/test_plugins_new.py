@@ -147,11 +147,15 @@ def test_a_run_uses_it_and_goes_on_where_it_stopped(project, demo):
     train("run.name=whole")
     train("run.name=halves", "train.stop_at=7")
     train("run.name=halves", "--resume", "latest")
+    train("run.name=two", "writers+={again: {use: demo, scalars: '*_norm'}}")
     whole, halves = (project.path / "runs" / name / "latest" for name in ("whole", "halves"))
     rows = (whole / "demo.csv").read_text().splitlines()
     assert rows[0] == "iteration,name,value"
     assert [row.split(",")[0] for row in rows if "demo/weight_norm" in row] == ["1", "3", "5", "7", "9", "11"]
     assert (halves / "demo.csv").read_text() == (whole / "demo.csv").read_text()
+    for name in ("demo", "again"):
+        two = project.path / "runs/two/latest"
+        assert (two / f"{name}.csv").read_text() == (whole / "demo.csv").read_text()
     metrics = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     norms = {
         str(each["iteration"]): str(each["demo/weight_norm"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from .conftest import LINE
+
 
 def assert_refused(result, *words):
     """Check the form that every refusal has."""
@@ -46,6 +48,23 @@ def test_a_wrong_config_is_refused(project, name):
     (project.path / "run.yaml").write_text(text)
     assert_refused(project.hookline("train", "run.yaml"), *words)
     assert not (project.path / "runs").exists()
+
+
+def test_a_path_that_is_right_in_the_shell_is_answered_with_the_one_for_the_config(project):
+    folder = project.path / "configs"
+    folder.mkdir()
+    (project.path / "run.yaml").rename(folder / "run.yaml")
+    result = project.hookline("train", "configs/run.yaml", "model.target=./line.py:Line")
+    assert_refused(result, "Paths are relative to the config: write ../line.py")
+
+
+def test_a_function_that_is_not_found_hides_no_other_problem(project):
+    (project.path / "line.py").write_text(
+        "from collections.abc import Callable\n"
+        + LINE.replace("width: int = 1", "width: int = 1, act: Callable = max")
+    )
+    result = project.hookline("train", "run.yaml", "model.act=math:sqr", "model.width=wide")
+    assert_refused(result, "2 problems", "model.act", "Did you mean 'sqrt'?", "model.width")
 
 
 OVERRIDES = {

@@ -18,6 +18,7 @@ from hookline.catalog import (
     installed_plugins,
     local_plugin,
     metadata,
+    module_spec,
     normalized,
     unmet,
 )
@@ -92,9 +93,10 @@ def test_of_several_plugins_each_has_the_first_line_of_its_docstring(site):
         {"METADATA": ""},
         {"RECORD": None, "direct_url.json": "{not json"},
         {"direct_url.json": "[]"},
+        {"direct_url.json": '{"url": "http://[", "dir_info": {"editable": true}}'},
         {"METADATA": "Name: hookline_hello\nVersion: 1.0\nRequires-Dist: !! no requirement\n"},
     ],
-    ids=lambda files: "-".join(files),
+    ids=repr,
 )
 def test_a_plugin_is_found_whatever_its_other_metadata_is(site, files):
     distribution(site, **files)
@@ -111,6 +113,51 @@ def test_entry_points_that_cannot_be_read_hide_no_others(site, points):
     distribution(site)
     assert len(hello()) == 1
     assert find("json", WRITERS, "writers.json").name == "json"
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ("[console_scripts]\n\nfoo\n", "entry_points.txt: line 3, 'foo', is no 'name = module:Name'"),
+        (b"[a]\nx\xff = a:b\n", "entry_points.txt: UnicodeDecodeError: "),
+        ("no section\n# x\n[a]\n# foo\nx = a:b\n", ""),
+        (None, ""),
+    ],
+)
+def test_a_distribution_says_why_its_entry_points_cannot_be_read(site, points, said):
+    distribution(site, "any-1.0.dist-info", **{"entry_points.txt": points})
+    (found,) = [one for one in all_metadata() if one.name == "any"]
+    assert found.hidden.startswith(said)
+    assert bool(found.hidden) == bool(said)
+
+
+def test_a_missing_name_that_an_unreadable_distribution_may_bring_is_told(site):
+    distribution(site, **{"entry_points.txt": "[hookline.hooks]\nhello\n"})
+    for use in ("hello", "hookline-hello:hello"):
+        with pytest.raises(PluginError) as caught:
+            find(use, HOOKS, "hooks.hello")
+        assert "hookline_hello is installed, but entry_points.txt: line 2, 'hello'" in str(caught.value)
+        assert "hookline plugins doctor" in str(caught.value)
+
+
+def test_one_name_twice_in_one_distribution_is_one_plugin(site):
+    distribution(site, **{"entry_points.txt": f"{FINE}hello = hello:Other\n"})
+    (plugin,) = hello()
+    assert plugin.value == find("hello", HOOKS, "hooks.hello").value == "hello:Other"
+
+
+def test_modules_in_nested_namespace_packages_are_found_without_an_import(site):
+    (site / "ns_pkg" / "sub").mkdir(parents=True)
+    (site / "ns_pkg" / "sub" / "mod.py").write_text("raise RuntimeError('imported')")
+    assert module_spec("ns_pkg.sub.mod").origin == str(site / "ns_pkg" / "sub" / "mod.py")
+    assert module_spec("ns_pkg.sub.other") is None
+    assert "ns_pkg" not in sys.modules
+
+
+def test_an_egg_info_that_is_a_file_is_complete(site):
+    (site / "hookline_old-1.2-py3.11.egg-info").write_text("Name: hookline-old\nVersion: 1.2\n")
+    (old,) = [one for one in all_metadata() if one.name == "hookline-old"]
+    assert (old.version, old.is_complete) == ("1.2", True)
 
 
 def test_what_an_interrupted_pip_left_behind_does_not_count(site):
@@ -196,6 +243,11 @@ def test_what_is_not_met_is_told_with_what_is_there():
     newer, missing = unmet(["hookline >=9", "Not.There ~=1.2"])
     assert str(newer).startswith("hookline>=9, and 0.")
     assert str(missing) == "not-there~=1.2, and it is not installed"
+
+
+def test_what_is_required_from_a_url_is_told_with_it():
+    (missing,) = unmet(["Not.There @ git+https://x/y"])
+    assert missing.requirement == "not-there @ git+https://x/y"
 
 
 def test_a_development_version_meets_what_it_precedes(site):

@@ -438,3 +438,16 @@ def test_the_default_that_a_factory_makes_is_the_default():
     assert [option.default for option in describe_options(Freeze)] == [["head"], 2]
     assert not any(option.required for option in describe_options(Freeze))
     assert check_options(Freeze, {}, "hooks.freeze") == ({}, [])
+
+
+def test_a_default_in_epochs_becomes_a_length_and_other_defaults_stay_as_they_are():
+    def fn(period: Period = "1 epoch", name: str = "epoch", size: int = "an epoch"):
+        """Take all."""
+
+    assert check_options(fn, {}, "hooks.fn") == ({"period": Epochs(1)}, [])
+    assert check_options(fn, {"period": 3}, "hooks.fn") == ({"period": 3}, [])
+
+
+def test_a_value_that_is_missing_and_may_be_anything_is_called_a_value():
+    _, (problem,) = check_options(lambda thing: None, {}, "hooks.fn")
+    assert str(problem) == "hooks.fn.thing: expected a value, got nothing."

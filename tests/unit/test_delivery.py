@@ -18,6 +18,7 @@ from hookline import (
     Events,
     EventStorage,
     EventWriter,
+    PluginError,
     Run,
     WriterError,
     get_event_storage,
@@ -198,6 +199,24 @@ def test_a_writer_is_told_its_own_period():
     assert [writer.run.period for writer in writers.values()] == [5, 7]
 
 
+def test_a_writer_is_told_its_instance_name():
+    writers = {"a": Memory(), "b": Memory()}
+    with Delivery(EventStorage(), writers, RUN):
+        pass
+    assert [writer.run.writer for writer in writers.values()] == ["a", "b"]
+
+
+def test_a_second_journal_is_refused_before_any_writer_is_opened():
+    writers = {"a": Memory(), "mine": Journal(), "again": Journal()}
+    with pytest.raises(PluginError) as error:
+        Delivery(EventStorage(), writers, RUN)
+    assert str(error.value) == (
+        "writers.again: expected one journal in a run, got a second one beside 'mine'. "
+        "A journal is the run's own record. Take one of the two out of the writers."
+    )
+    assert error.value.exit_code == 2
+
+
 def test_a_writer_is_woken_when_its_own_period_ends(monkeypatch):
     monkeypatch.setattr(worker_module, "MIN_INTERVAL_S", 0.0)
     often, rarely, never = Memory(), Memory(), Memory()
@@ -362,6 +381,19 @@ def test_an_error_of_ours_in_open_is_raised_as_it_is_and_the_others_are_closed()
     assert delivery.close("failed") == []
 
 
+def test_a_writer_that_may_be_switched_off_is_when_it_cannot_be_opened(caplog):
+    good, bad = Memory(), Memory(Failing("open", ALWAYS, OSError("no key")))
+    storage = EventStorage()
+    delivery = Delivery(storage, {"good": good, "bad": bad}, RUN, on_error={"bad": "disable"})
+    delivery.open()
+    train(storage, 10)
+    (gap,) = delivery.close("finished")
+    assert (gap.writer, gap.first_iteration, gap.last_iteration, gap.num_events) == ("bad", 0, 9, 10)
+    assert bad.calls == ["open"]
+    assert good.calls[-1] == "close finished"
+    assert "writers.bad: switched off, it misses all events from iteration 0 on" in caplog.text
+
+
 @pytest.mark.parametrize("error", [OSError("no key"), SystemExit(3), KeyboardInterrupt()])
 def test_another_error_in_open_becomes_a_writer_error(error):
     delivery = Delivery(EventStorage(), {"bad": Memory(Failing("open", ALWAYS, error))}, RUN)
@@ -496,6 +528,7 @@ def test_a_close_that_raises_is_told_and_closes_the_others(kind, caplog):
     else:
         delivery.close("finished")
         assert len(warnings_in(caplog)) == 1
+        assert "it has every event, but was not closed" in caplog.text
     assert delivery.gaps == [Gap("bad", 1, 1, 0, "OSError: disk full")]
     assert bad.iterations == good.iterations == [0, 1]
     assert good.calls[-1] == "close finished"
@@ -806,3 +839,48 @@ def test_a_position_of_another_version_is_not_loaded_but_what_was_pending_is_tol
         train(second.storage, 1)
     assert "load_state_dict" not in again.calls
     assert again.iterations == [*(event["iteration"] for event in state["a"]["pending"]), 2]
+
+
+class Other(Memory):
+    pass
+
+
+MEMORY, OTHER = {"a": "one:memory"}, {"a": "two:memory"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "is_loaded"),
+    [
+        (Memory, None, None, True),
+        (Other, None, None, False),
+        (Other, MEMORY, {"a": "one:other"}, False),
+        (Other, MEMORY, MEMORY, True),  # a class that its distribution renamed
+        (Memory, MEMORY, OTHER, False),
+        (Memory, {"a": "A_b:memory"}, {"a": "a-B:memory"}, True),  # one distribution, by its metadata
+        (Memory, {"a": "memory"}, MEMORY, True),  # a file that became a distribution
+    ],
+)
+def test_a_position_of_another_writer_is_not_loaded_but_what_was_pending_is_told(
+    kind, before, after, is_loaded
+):
+    storage = EventStorage()
+    with Delivery(storage, {"a": Memory()}, RUN, uses=before) as first:
+        train(storage, 2)
+        state = through_json(first.state_dict())
+    again = kind()
+    second = Delivery(EventStorage(start_iter=2), {"a": again}, RUN, uses=after)
+    second.load_state_dict(state)
+    with second:
+        train(second.storage, 1)
+    assert ("load_state_dict" in again.calls) is is_loaded
+    assert again.iterations == [0, 1, 2]
+
+
+def test_a_position_of_before_writers_were_named_is_loaded():
+    state = {"a": {"position": {"num_kept": 0}, "version": 1, "pending": [], "gaps": []}}
+    again = Memory()
+    delivery = Delivery(EventStorage(), {"a": again}, RUN)
+    delivery.load_state_dict(state)
+    with delivery:
+        pass
+    assert again.calls[0] == "load_state_dict"

@@ -250,6 +250,25 @@ def test_a_writer_is_told_by_one_hook_alone(make_trainer, tmp_path):
     make_trainer(hooks.PeriodicWriter([Keep()], run=run), hooks.PeriodicWriter([Keep()], run=run)).train(0, 1)
 
 
+class Journal(Keep):
+    journal = True
+
+
+def test_a_second_journal_is_refused_also_among_the_writers_of_another_hook(make_trainer, tmp_path):
+    run = Run(tmp_path, "r", "r")
+    with pytest.raises(PluginError, match="writers.Journal-2: expected one journal in a run"):
+        make_trainer(hooks.PeriodicWriter([Journal(), Journal()], run=run)).train(0, 1)
+    trainer = make_trainer(hooks.PeriodicWriter(run=run))
+    trainer.writers = {"json": Journal()}
+    trainer.register_hook(hooks.PeriodicWriter({"mine": Journal()}, run=run))
+    with pytest.raises(PluginError, match="writers.mine: .* a second one beside 'json'"):
+        trainer.train(0, 1)
+    late = make_trainer(hooks.PeriodicWriter(run=run))
+    late.writers = {"json": Journal(), "again": Journal()}
+    with pytest.raises(PluginError, match=r"writers.again: .* a second one beside 'json'"):
+        late.train(0, 1)
+
+
 def test_a_schedule_is_stepped_by_one_hook_alone(make_trainer):
     trainer = make_trainer(hooks.Schedule(), hooks.Schedule())
     trainer.schedule = torch.optim.lr_scheduler.StepLR(trainer.optimizer, 1)

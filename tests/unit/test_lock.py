@@ -31,6 +31,7 @@ def made(*hooks, writers=(), call_order=None):
 
 EMA = entry("ema", source="hookline-ema 1.0", distribution="hookline-ema", version="1.0", stateful=True)
 TIMER = entry("timer")
+FORK = {"source": "fork 1.0", "distribution": "fork"}
 JSON = entry("json", "writer", source="hookline-json 0.1.0", stateful=True)
 
 DIFFERENCES = {
@@ -85,6 +86,34 @@ DIFFERENCES = {
             "! hook 'stop': early-stopping (hookline 0.1.0) → time-limit (other 1.0), "
             "the state of the first is dropped"
         ],
+    ),
+    "another_distribution": (
+        made(EMA | {"use": "ema"}, TIMER),
+        made(EMA | FORK, TIMER | FORK),
+        [
+            "! hook 'ema': ema (hookline-ema 1.0) → ema (fork 1.0), the state of the first is dropped",
+            "hook 'timer': timer (hookline 0.1.0) → timer (fork 1.0)",
+        ],
+    ),
+    "another_spelling_of_a_distribution": (
+        made(EMA),
+        made(EMA | {"distribution": "Hookline_EMA"}),
+        [],
+    ),
+    "a_file_that_became_a_distribution": (
+        made(EMA | {"source": "./ema.py", "distribution": None}),
+        made(EMA),
+        ["./ema.py → hookline-ema 1.0: ema"],
+    ),
+    "nan": (
+        made(entry("e", options={"x": float("nan"), "y": [{"z": float("nan")}, 1]})),
+        made(entry("e", options={"x": float("nan"), "y": ({"z": float("nan")}, 1)})),
+        [],
+    ),
+    "nan_or_not": (
+        made(entry("e", options={"x": float("nan"), "y": [1, float("nan")], "z": {"a": 1}})),
+        made(entry("e", options={"x": 1.0, "y": [float("nan"), 1], "z": {"b": 1}})),
+        ["hooks.e.x: nan → 1.0", "hooks.e.y: [1, nan] → [nan, 1]", "hooks.e.z: {'a': 1} → {'b': 1}"],
     ),
     "no_state_any_more": (
         made(EMA),
@@ -168,6 +197,7 @@ def test_a_state_that_cannot_be_used_is_left_out(policy):
     newer, other = EMA | {"state_version": 2}, EMA | {"use": "swa"}
     assert resumed(made(newer), policy, saved=made(EMA)) == {"ema": None}
     assert resumed(made(other), policy, saved=made(EMA)) == {"ema": None}
+    assert resumed(made(EMA | FORK), policy, saved=made(EMA)) == {"ema": None}
     assert resumed(made(), policy, saved=made(EMA)) == {}
     assert resumed(made(EMA | {"stateful": False}), policy, saved=made(EMA)) == {}
     assert resumed(made(EMA), policy, saved=made(), states={}) == {"ema": None}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import pathlib
 import types
+from typing import Annotated
 
 import pytest
+from annotated_types import Ge
 
-from hookline import EventWriter, HookBase, PluginError, hookimpl
-from hookline.plugins import lint
-from hookline.plugins.lint import faults, implemented
+from hookline import EventWriter, HookBase, Period, PluginError, hookimpl, hooks
+from hookline.plugins import HookManager, lint, lint_writer
+from hookline.plugins.lint import HOOK_NAMES, faults, implemented, option_faults
+from hookline.plugins.lint.elsewhere import COUNTERPARTS, FRAMEWORKS, counterpart
+from hookline.plugins.lint.meant import meant
 
 
 class AlmostAHook(HookBase):
@@ -20,8 +25,13 @@ class AlmostAHook(HookBase):
 
 
 class FromAnotherFramework(HookBase):
-    def on_epoch_end(self):
-        """No hook of hookline."""
+    def on_train_batch_end(self, trainer, pl_module, outputs):
+        """What Lightning and Keras call it."""
+
+
+class NamedLikeAHook(HookBase):
+    def on_something(self):
+        """No hook of hookline, nor of others."""
 
 
 class UnknownArgument(HookBase):
@@ -83,9 +93,13 @@ class MarkedUnknown:
         """No such hook."""
 
 
-class Nothing(HookBase):
+class Empty(HookBase):
     def helper(self):
         """Implements no hook."""
+
+
+class UserHook(Empty):
+    """Implements none, either."""
 
 
 class Fine(HookBase):
@@ -105,11 +119,12 @@ class Unhashable(HookBase):
     ("plugin", "words"),
     [
         (AlmostAHook(), ["p.after_setp", "Did you mean 'after_step'?"]),
-        (FromAnotherFramework(), ["p.on_epoch_end", "would never be called", "after_evaluate"]),
+        (FromAnotherFramework(), ["p.on_train_batch_end", "never be called. That is after_step here. If"]),
+        (NamedLikeAHook(), ["p.on_something", "would never be called", "after_evaluate"]),
         (UnknownArgument(), ["'trainr'", "Did you mean 'trainer'?"]),
         (UnknownArgumentWithDefault(), ["'trainr'", "Did you mean 'trainer'?"]),
         (KeywordOnly(), ["keyword-only argument 'trainer'", "Remove the '*'"]),
-        (Catchall(), ["**kwargs", "Name the arguments"]),
+        (Catchall(), ["arguments out of trainer, got **kwargs. Name the arguments"]),
         (Asynchronous(), ["async function", "never run"]),
         (Generator(), ["generator function", "wrapper=True"]),
         (Cached(), ["_lru_cache_wrapper", "Define it with def"]),
@@ -117,8 +132,9 @@ class Unhashable(HookBase):
         (Shadowed(), ["p.on_error", "got a str"]),
         (Unmarked(), ["unmarked function", "Add @hookimpl"]),
         (MarkedUnknown(), ["'after_stepp'", "Did you mean 'after_step'?"]),
-        (Nothing(), ["implements none", "after_step"]),
-        (Fine, ["the class Fine", "Register Fine(…)"]),
+        (Empty(), ["got an Empty that implements none", "after_step"]),
+        (UserHook(), ["got a UserHook that"]),
+        (Fine, ["p: expected a plugin instance, got the class Fine. Register Fine(…)."]),
         (Unhashable(), ["__eq__ without __hash__", "eq=False"]),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, list) else "",
@@ -137,6 +153,9 @@ def test_private_helpers_and_own_methods_are_left_alone():
 
         def _after_something(self):
             """Private."""
+
+        def _after_step(self):
+            """Private, too, however near it is."""
 
         def evaluate(self):
             """Resembles before_evaluate, and is a word of its own."""
@@ -221,7 +240,7 @@ def test_all_faults_are_found_on_a_class_as_on_an_instance_each_with_its_line(ma
     [
         (Cached, "_lru_cache_wrapper"),
         (Partial, "partial"),
-        (Nothing, "implements none"),
+        (Empty, "implements none"),
         (Unhashable, "__eq__"),
     ],
 )
@@ -290,6 +309,9 @@ class WrongWriter(Writer):
     def state_dict(self, extra=None):
         """Can be called without."""
 
+    def load_state_dict(self, state):
+        """Takes it."""
+
 
 def test_a_writer_that_is_right_has_no_faults():
     assert faults(Writer, kind="writer") == faults(Writer(), kind="writer") == []
@@ -310,3 +332,297 @@ def test_the_faults_of_a_writer_are_found(make):
 def test_what_is_no_writer_is_told(plugin, word):
     (fault,) = faults(plugin, "w", kind="writer")
     assert word in str(fault)
+
+
+def test_a_class_instead_of_an_instance_is_called_by_its_own_name():
+    with pytest.raises(PluginError, match=r"^Fine: expected a plugin instance, got the class Fine"):
+        HookManager().add(Fine)
+    with pytest.raises(PluginError, match=r"^writers.w: expected an EventWriter, got the class Writer"):
+        lint_writer(Writer, "w", "mine")
+    assert list(hooks.PeriodicWriter([Writer]).writers) == ["Writer"]
+
+
+# ---- names and traits that nothing would look at
+
+
+def writer_with(name, value=lambda self: None):
+    return type("Some", (Writer,), {name: value})
+
+
+def hook_with(name, value):
+    return type("Some", (Fine,), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("opne", "Did you mean 'open'?"),
+        ("clsoe", "Did you mean 'close'?"),
+        ("wrte", "Did you mean 'write'?"),
+        ("Close", "Did you mean 'close'?"),
+        ("load_state_dcit", "Did you mean 'load_state_dict'?"),
+        ("statedict", "Did you mean 'state_dict'?"),
+        ("view_comand", "Did you mean 'view_command'?"),
+        ("after_step", "Writers have no hooks"),
+        ("after_setp", "Did you mean 'after_step'?"),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda cls: cls, lambda cls: cls()], ids=["class", "instance"])
+def test_a_method_of_a_writer_that_nothing_would_call_is_refused(make, name, word):
+    (fault,) = faults(make(writer_with(name)), "w", kind="writer")
+    assert fault.where == f"w.{name}"
+    assert word in str(fault)
+    assert (fault.file, fault.line > 0) == (__file__, True)
+
+
+def test_a_hook_that_is_marked_in_a_writer_is_refused():
+    (fault,) = faults(writer_with("seen", hookimpl(specname="after_step")(lambda self: None)), kind="writer")
+    assert "Writers have no hooks" in str(fault)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reopen",
+        "rewrite",
+        "writer",
+        "closed",
+        "clone",
+        "white",
+        "opened",
+        "write_row",
+        "flush",
+        "states",
+        "to_state_dict",
+        "save_state_dict",
+        "load_state",
+        "on_disk",
+        "setup",
+        "_opne",
+        "_after_step",
+    ],
+)
+def test_helper_methods_of_a_writer_pass(name):
+    assert faults(writer_with(name), kind="writer") == []
+
+
+@pytest.mark.parametrize("method", ["state_dict", "load_state_dict"])
+@pytest.mark.parametrize(("base", "kind"), [(Writer, "writer"), (Fine, "hook")])
+def test_one_of_the_two_methods_for_state_is_refused(base, kind, method):
+    arguments = {"state_dict": lambda self: {}, "load_state_dict": lambda self, state: None}
+    cls = type("Half", (base,), {method: arguments[method]})
+    for plugin in (cls, cls()):
+        (fault,) = faults(plugin, "p", kind=kind)
+        assert str(fault) == (
+            f"p: expected state_dict and load_state_dict, got {method} alone. Define both, or neither."
+        )
+    assert faults(type("Whole", (base,), arguments), kind=kind) == []
+
+
+def test_a_misspelt_method_for_state_is_refused_in_a_hook():
+    (fault,) = faults(hook_with("state_dcit", lambda self: {}))
+    assert "Did you mean 'state_dict'?" in str(fault)
+    assert faults(hook_with("to_state_dict", lambda self: {})) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "trait"),
+    [
+        ("obsrver", True, "observer"),
+        ("befor", ("timer",), "before"),
+        ("atfer", "timer", "after"),
+        ("collektive", True, "collective"),
+        ("graphsafe", True, "graph_safe"),
+        ("state_verison", 2, "state_version"),
+        ("Observer", True, "observer"),
+    ],
+)
+def test_what_is_nearly_a_trait_is_refused(name, value, trait):
+    cls = hook_with(name, value)
+    for plugin in (cls, cls(), type("Derived", (cls,), {})):
+        (fault,) = faults(plugin, "p")
+        assert f"p.{name}: expected the name of a trait" in str(fault)
+        assert f"Did you mean {trait!r}?" in str(fault)
+    with pytest.raises(PluginError, match=trait):
+        lint(cls(), "p")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("observe", ("loss",)),
+        ("observed", False),
+        ("collectives", ("all_reduce",)),
+        ("state_versions", 3),
+        ("_observr", True),
+        ("version", 2),
+        ("names", ("a",)),
+        ("obsrver", lambda self: True),
+        ("journl", True),
+    ],
+)
+def test_other_attributes_pass(name, value):
+    assert faults(hook_with(name, value)) == []
+
+
+def test_a_trait_of_a_writer_is_looked_at_as_that_of_a_hook():
+    for name, value in {"jornal": True, "journal": 1, "state_version": "2"}.items():
+        (fault,) = faults(writer_with(name, value), "w", kind="writer")
+        assert fault.where == f"w.{name}"
+    assert faults(writer_with("obsrver", True), kind="writer") == []
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "rule"),
+    [
+        ("observer", "no", "True or False, got 'no'"),
+        ("collective", 1, "True or False"),
+        ("graph_safe", None, "True or False"),
+        ("state_version", "2", "a whole number >= 1"),
+        ("state_version", 0, "a whole number >= 1"),
+        ("state_version", True, "a whole number >= 1"),
+        ("before", 3, "a tuple of names"),
+        ("after", ("timer", 3), "a tuple of names"),
+        ("before", lambda self: (), "a tuple of names"),
+    ],
+)
+def test_a_trait_of_a_wrong_type_is_refused_on_class_and_instance(trait, value, rule):
+    made = Fine()
+    setattr(made, trait, value)
+    for plugin in (hook_with(trait, value), hook_with(trait, value)(), made):
+        (fault,) = faults(plugin, "p")
+        assert fault.where == f"p.{trait}"
+        assert rule in str(fault)
+
+
+def test_right_traits_and_computed_ones_pass():
+    class Right(Fine):
+        observer = graph_safe = True
+        state_version = 2
+        before, after = "timer", ["schedule"]
+
+        @property
+        def collective(self):
+            raise AssertionError("was run")
+
+    assert faults(Right) == faults(Right()) == []
+
+
+def test_a_slip_is_near_and_another_word_is_not():
+    assert meant("opne", ["open"]) == meant("opn", ["open"]) == meant("oppen", ["open"]) == "open"
+    assert meant("open", ["open"]) == meant("reopen", ["open"]) == meant("pen", ["open"]) == ""
+
+
+# ---- options
+
+
+class Speed(enum.Enum):
+    FAST = "fast"
+
+
+def takes(
+    first: int,
+    use: str = "x",
+    period: Period = "1 epoch",
+    size: int = "ten",
+    least: Annotated[int, Ge(1)] = 0,
+    none: int = None,  # noqa: RUF013
+    speed: Speed = Speed.FAST,
+    needed: int = ...,
+    lost: Nowhere = 3,  # noqa: F821
+    lost_too=(),
+    anything=3,
+):
+    """A factory of plugins."""
+
+
+takes.__annotations__["lost_too"] = list["Nowhere"]  # noqa: F821  (as without `from __future__`)
+
+
+def test_options_that_a_config_could_not_set_or_write_are_found():
+    found = {fault.where.removeprefix("p."): str(fault) for fault in option_faults(takes, "p", "hook")}
+    assert found.keys() == {"use", "size", "least", "needed", "lost", "lost_too"}
+    assert "expected a name that a config leaves to hooks" in found["use"]
+    assert "a default that its annotation allows (a whole number), got 'ten'" in found["size"]
+    assert "(a whole number >= 1), got 0" in found["least"]
+    assert "got Nowhere, which names what there is not" in found["lost"]
+    writer = [fault.where for fault in option_faults(takes, "p", "writer")]
+    assert writer[:2] == ["p.use", "p.period"]
+
+
+def test_options_are_looked_at_on_a_class_and_not_on_what_is_built_already():
+    class Optioned(Fine):
+        def __init__(self, on_error: str = "raise"):
+            self.kept = on_error
+
+    (fault,) = faults(Optioned, "p")
+    assert (fault.where, fault.file) == ("p.on_error", __file__)
+    assert faults(Optioned()) == []
+    lint(Optioned(), "p")
+
+
+# ---- those who come from elsewhere
+
+
+@pytest.mark.parametrize(
+    ("method", "here"),
+    [
+        ("on_train_batch_end", "after_step"),
+        ("on_train_start", "before_train"),
+        ("on_fit_start", "before_train"),
+        ("on_before_optimizer_step", "after_backward"),
+        ("on_validation_epoch_end", "after_evaluate"),
+        ("on_save_checkpoint", "state_dict"),
+        ("on_step_end", "after_step"),
+        ("on_log", "write of an EventWriter"),
+        ("on_evaluate", "after_evaluate"),
+        ("on_epoch_end", "after_step with a period of '1 epoch'"),
+        ("after_train_iter", "after_step"),
+        ("iteration_completed", "after_step"),
+        ("on_exception_raised", "on_error"),
+    ],
+)
+def test_a_callback_of_another_framework_is_told_its_name_here(method, here):
+    (fault,) = faults(hook_with(method, lambda self, *args: None))
+    assert f"That is {here} here." in str(fault)
+
+
+def test_setup_and_teardown_are_callbacks_when_they_ask_for_a_trainer():
+    def setup(self, trainer, pl_module, stage):
+        """Of Lightning."""
+
+    (fault,) = faults(hook_with("setup", setup))
+    assert "That is before_train here" in str(fault)
+    assert faults(hook_with("teardown", lambda self: None)) == []
+
+
+def test_no_hook_of_ours_is_called_otherwise_here():
+    assert not any(counterpart(name, None) for name in HOOK_NAMES)
+    ours = {
+        *HOOK_NAMES,
+        *(name for name in vars(HookBase)),
+        *vars(EventWriter),
+        "state_dict",
+        "load_state_dict",
+    }
+    assert {each.here for each in COUNTERPARTS} <= ours
+    assert {name for each in COUNTERPARTS for name in each.names} == set(FRAMEWORKS)
+
+
+def test_the_table_for_those_who_come_from_elsewhere_is_that_of_the_code():
+    def cell(names, prefix):
+        return ", ".join(f"`{prefix}{name}`" for name in names.split())
+
+    rows = [
+        f"| {' | '.join([f'`{each.here}` {each.note}'.strip(), *_cells(each, cell)])} |"
+        for each in COUNTERPARTS
+    ]
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "reference" / "hooks.md").read_text()
+    assert (
+        "\n".join([f"| here | {' | '.join(FRAMEWORKS)} |", f"|{'---|' * (len(FRAMEWORKS) + 1)}", *rows])
+        in page
+    )
+
+
+def _cells(each, cell):
+    return [cell(each.names.get(name, ""), "Events." * (name == "Ignite")) for name in FRAMEWORKS]

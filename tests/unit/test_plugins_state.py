@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hookline import CheckpointError, HookBase
+from hookline import CheckpointError, HookBase, PluginError
+from hookline.errors import notes
 from hookline.plugins import HookManager, is_stateful, load_states, states
 
 
@@ -68,3 +69,28 @@ def test_a_state_of_another_version_is_refused():
     saved = {"a": {"version": 2, "state": {"count": 1}}}
     with pytest.raises(CheckpointError, match="a: expected state of version 3, got version 2"):
         load_states(manager(a=Counter()), saved)
+
+
+def test_a_state_that_is_no_mapping_is_refused_when_it_is_saved():
+    counter = Counter()
+    counter.state_dict = lambda: None
+    with pytest.raises(PluginError, match=r"c \(.*\): expected a mapping from state_dict, got None"):
+        states(manager(c=counter))
+
+
+def test_a_plugin_that_cannot_take_its_state_is_named_with_the_line():
+    saved = states(manager(c=Counter()))
+    del saved["c"]["state"]["count"]
+    with pytest.raises(CheckpointError, match=r"c .*KeyError: 'count'.*test_plugins_state.py:\d+") as caught:
+        load_states(manager(c=Counter()), saved)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_plugin_whose_state_cannot_be_had_is_named():
+    counter = Counter()
+    counter.state_dict = lambda: {}["gone"]
+    with pytest.raises(KeyError) as caught:
+        states(manager(c=counter))
+    (note,) = notes(caught.value)
+    assert note.startswith("Raised by plugin 'c' (")
+    assert note.endswith("), state_dict")

@@ -7,17 +7,21 @@ import types
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch import nn
+from torch.distributed import all_reduce
 
 from hookline import HookBase, Loader, Period, PluginError, SimpleTrainer, hookimpl
 from hookline.config import is_due
+from hookline.purity import fingerprint
 from hookline.testing import MemoryWriter, assert_plugin_conforms, tiny_data, tiny_trainer
 from hookline.testing.conformance.bench import Bench
 from hookline.testing.conformance.hooks import never_waits
+from hookline.testing.conformance.settings import kept_settings
 from hookline.testing.conformance.subject import Subject
 
 alone = partial(assert_plugin_conforms, ranks=False, max_iter=8)
@@ -286,6 +290,65 @@ def test_a_time_that_is_not_volatile_is_found():
     alone(Clock, {"volatile": True})
 
 
+class Putting(HookBase):
+    """Puts an image, a histogram and a text; one of them not as the other two."""
+
+    observer = True
+    calls: list[int] = []
+
+    def __init__(self, odd: str = "") -> None:
+        self.odd, self.num_iters = odd, 0
+
+    def after_step(self):
+        self.num_iters += 1
+        self.calls.append(1)
+        numbers = {
+            "": self.trainer.iter,
+            "random": random.SystemRandom().getrandbits(31),
+            "lost": self.num_iters,
+            "class": len(self.calls),
+        }
+        values = {
+            kind: numbers[self.odd.removeprefix(f"{kind} ") if self.odd.startswith(kind) else ""]
+            for kind in ("image", "histogram", "text")
+        }
+        generator = np.random.default_rng(values["image"])
+        storage = self.trainer.storage
+        storage.put_image(f"{self.name}/image", generator.integers(0, 255, (3, 4, 4), np.uint8))
+        storage.put_histogram(f"{self.name}/histogram", np.arange(values["histogram"] % 999 + 1.0))
+        storage.put_text(f"{self.name}/text", str(values["text"]))
+
+
+def test_images_histograms_and_texts_that_are_the_same_conform():
+    alone(Putting)
+
+
+@pytest.mark.parametrize("kind", ["image", "histogram", "text"])
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ("random", "repeat: Putting: expected two equal runs to put the same"),
+        ("class", "repeat: Putting: expected two equal runs to put the same"),
+        (
+            "lost",
+            "state: Putting: expected a run that is resumed at iteration 4 to put what an uninterrupted",
+        ),
+    ],
+)
+def test_images_histograms_and_texts_are_compared(kind, odd, words):
+    said = complaint(Putting, {"odd": f"{kind} {odd}"})
+    assert words in said
+    assert f"got another {kind} 'Putting/{kind}' of iteration {4 if odd == 'lost' else 0}" in said
+
+
+def test_a_text_that_only_one_of_two_runs_puts_is_found():
+    class Once(HookBase):
+        def before_train(self):
+            self.trainer.storage.put_text("start", "hello")
+
+    assert "got an additional text 'start' of iteration 4" in complaint(Once)
+
+
 # -- state ------------------------------------------------------------------------------------------
 
 
@@ -419,6 +482,83 @@ def test_an_observer_that_changes_something_is_named_with_its_hook(kind, words):
     assert "observer: " in said
 
 
+CHANGES = {
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "default device": lambda: torch.set_default_device("meta"),
+    "gradients on": lambda: torch._C._set_grad_enabled(False),
+    "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "matmul precision": lambda: torch.set_float32_matmul_precision("high"),
+    "flushing of denormals": lambda: torch.set_flush_denormal(True),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "cuda matmul": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False
+    ),
+    "attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
+}
+
+
+def settings():
+    """Return digests of the settings of torch, by name."""
+    parts = fingerprint(tiny_trainer()).items()
+    return {name: digest for part, digest in parts if (name := part.removeprefix("torch settings/")) != part}
+
+
+def test_every_setting_of_torch_that_a_fingerprint_knows_is_set_back():
+    trainer = tiny_trainer()
+    before = fingerprint(trainer)
+    assert set(CHANGES) == set(settings()) - {"inference mode"}  # left by leaving its block alone
+    for name, change in CHANGES.items():
+        with kept_settings():
+            change()
+            changed = {part for part, digest in fingerprint(trainer).items() if digest != before[part]}
+            assert f"torch settings/{name}" in changed
+        assert fingerprint(trainer) == before
+
+
+class Speedup(HookBase):
+    """Changes settings of torch, for good, where it is told to."""
+
+    def __init__(self, where: str = "before_train") -> None:
+        self.where = where
+        self._act("__init__")
+
+    def before_train(self):
+        self._act("before_train")
+
+    def _act(self, where):
+        if where == self.where:
+            torch.set_float32_matmul_precision("high")
+            torch.use_deterministic_algorithms(True)
+
+
+class QuietSpeedup(Speedup):
+    observer = True
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("before_train", "QuietSpeedup.before_train at iteration 0: expected an observer to change nothing"),
+        ("__init__", "observer: QuietSpeedup: expected an observer to leave a run as it is without it"),
+    ],
+)
+def test_an_observer_that_changes_settings_of_torch_is_found_and_they_are_set_back(where, words):
+    before = settings()
+    said = complaint(QuietSpeedup, {"where": where})
+    assert words in said
+    assert "torch settings (deterministic algorithms" in said
+    assert settings() == before
+
+
+@pytest.mark.parametrize("where", ["before_train", "__init__"])
+def test_a_plugin_that_may_change_settings_of_torch_leaves_the_process_as_it_was(where):
+    before = settings()
+    alone(Speedup, {"where": where})
+    assert settings() == before
+
+
 # -- twice ------------------------------------------------------------------------------------------
 
 
@@ -447,6 +587,58 @@ def test_state_that_instances_share_is_found():
     said = complaint(Shared)
     assert "twice: Shared: expected two instances under two names to work side by side" in said
     assert "in the state of 'Shared'" in said
+
+
+class Counted(HookBase):
+    """Counts in its class the calls of an iteration; a run alone, or two of them, do not show it."""
+
+    seen: list[int] = []
+
+    def before_train(self):
+        self.seen.clear()
+
+    def after_step(self):
+        self.seen.append(self.trainer.iter)
+        self.trainer.storage.put_scalar(f"{self.name}/calls", self.seen.count(self.trainer.iter))
+
+
+class Fixed(HookBase):
+    """Puts its scalars under the name that only its first instance has."""
+
+    def after_step(self):
+        self.trainer.storage.put_scalar("Fixed/x", self.trainer.iter)
+
+
+@pytest.mark.parametrize("observer", [True, False])
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (Counted, "got 2.0 as 'Counted/calls' of iteration 0 instead of 1.0"),
+        (Fixed, "got nothing as 'Fixed/x' of iteration 0 instead of 0.0"),
+    ],
+)
+def test_scalars_that_are_others_beside_a_second_instance_are_found(plugin, words, observer, monkeypatch):
+    monkeypatch.setattr(plugin, "observer", observer)
+    said = complaint(plugin)
+    name = plugin.__name__
+    assert f"side by side, '{name}-2' as if it were alone, {words}" in said
+    assert "put what is its own under self.name" in said
+
+
+def test_scalars_of_the_first_instance_are_those_of_one_alone():
+    class Latest(HookBase):
+        count = 0
+
+        def before_train(self):
+            Latest.count = len(
+                [each for each in self.trainer.hooks.get_plugins() if isinstance(each, Latest)]
+            )
+
+        def after_step(self):
+            self.trainer.storage.put_scalar(f"{self.name}/x", Latest.count)
+
+    said = complaint(Latest)
+    assert "'Latest' as if it were alone, got 2.0 as 'Latest/x' of iteration 0 instead of 1.0" in said
 
 
 def test_a_file_that_instances_share_is_found():
@@ -597,6 +789,8 @@ class Ranked(HookBase):
             return
         if self.kind == "unsaid" or (self.kind == "one" and dist.get_rank() == 0):
             dist.all_reduce(torch.ones(1))
+        elif self.kind == "by name":
+            all_reduce(torch.ones(1))
         elif self.kind == "weights":
             self.trainer.model.layers[4].bias.data += dist.get_rank()
         elif self.kind == "error" and dist.get_rank() == 1:
@@ -614,6 +808,10 @@ class Ranked(HookBase):
         ),
         (
             "unsaid",
+            "expected a plugin that communicates to say so, got all_reduce in after_step at iteration 3",
+        ),
+        (
+            "by name",
             "expected a plugin that communicates to say so, got all_reduce in after_step at iteration 3",
         ),
         ("weights", "expected the same weights on both ranks, got other weights (layers.4.bias"),

@@ -1,6 +1,8 @@
 """Functions on two real processes."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 
@@ -47,8 +49,49 @@ def leave_early():
         sys.exit(3)
 
 
+def raise_on_rank_0_and_die_later_on_rank_1():
+    if dist.get_rank() == 0:
+        raise KeyError("no such sample")
+    time.sleep(0.6)
+    os._exit(3)
+
+
 def sleep():
     time.sleep(60)
+
+
+def surroundings():
+    return os.environ.get("HOOKLINE_TEST"), os.getcwd(), os.environ["RANK"]
+
+
+def load_with_a_worker():
+    data = torch.utils.data.TensorDataset(torch.arange(4.0))
+    return sum(x.item() for (x,) in torch.utils.data.DataLoader(data, num_workers=1))
+
+
+def start_a_child():
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
+
+
+def die_with_a_child():
+    if dist.get_rank() == 1:
+        os.fork() or time.sleep(60)  # has the pipe of its parent
+        os._exit(7)
+    dist.barrier()
+
+
+def is_alive(pid):
+    """Return whether ``pid`` runs; one that nobody has waited for does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def all_end(pids):
+    """Return whether all of ``pids`` end within some seconds."""
+    deadline = time.monotonic() + 5
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(is_alive, pids))
 
 
 def unpicklable():
@@ -98,6 +141,69 @@ def test_what_a_rank_raises_is_told_with_its_rank_and_traceback():
 def test_a_rank_that_dies_is_named():
     with pytest.raises(RunError, match="rank 1 of 2 failed: it died, with exit code 7"):
         run_ranks(die_on_rank_1)
+
+
+def test_what_was_raised_first_is_told_first_though_another_rank_dies():
+    with pytest.raises(RunError, match="rank 0 of 2 failed: KeyError: 'no such sample'") as raised:
+        run_ranks(raise_on_rank_0_and_die_later_on_rank_1)
+    trace, other = notes(raised.value)
+    assert "in raise_on_rank_0_and_die_later_on_rank_1" in trace
+    assert other == "Rank 1 failed, too: it died, with exit code 3"
+
+
+def test_a_rank_that_dies_is_named_though_what_it_had_forked_lives_on():
+    start = time.monotonic()
+    with pytest.raises(RunError, match="rank 1 of 2 failed: it died, with exit code 7"):
+        run_ranks(die_with_a_child)
+    assert time.monotonic() - start < 20
+
+
+def test_ranks_have_the_environment_and_the_directory_of_the_moment(tmp_path, monkeypatch):
+    for value in ("first", "second", None):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("HOOKLINE_TEST", raising=False)
+        if value is not None:
+            monkeypatch.setenv("HOOKLINE_TEST", value)
+        assert run_ranks(surroundings) == [(value, str(folder), "0"), (value, str(folder), "1")]
+
+
+def test_a_rank_may_load_with_workers():
+    assert run_ranks(load_with_a_worker) == [6.0, 6.0]
+
+
+def test_what_a_rank_started_ends_with_the_call():
+    assert all_end(run_ranks(start_a_child))
+
+
+SCRIPT = """
+import os, sys, time
+from hookline.testing import run_ranks
+
+def sleep(folder):
+    open(os.path.join(folder, f"{os.getpid()}.pid"), "w").close()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_ranks(sleep, sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "setsid"), reason="ranks have no process group here")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_no_rank_is_left_behind_when_the_caller_is_interrupted_or_killed(sent, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    caller = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(pids := [int(file.stem) for file in tmp_path.glob("*.pid")]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert all(map(is_alive, pids))
+    caller.send_signal(sent)
+    assert caller.wait(timeout=20) == -sent
+    assert all_end(pids)
 
 
 def test_a_rank_that_exits_is_a_failure():

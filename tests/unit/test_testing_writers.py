@@ -4,13 +4,14 @@ import json
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated
 
 import pytest
 import torch
 from pydantic import Field
 
-from hookline import EventWriter
+from hookline import EventWriter, RunError
 from hookline.testing import MemoryWriter, assert_plugin_conforms
 
 
@@ -25,7 +26,7 @@ class Lines(EventWriter):
     """Writes a line an iteration, as a right writer does; the others below get one thing wrong.
 
     Args:
-        file: Where to.
+        file: Where to, after the name of the instance.
     """
 
     def __init__(self, file: Annotated[str, Field(min_length=1)] = "lines.txt") -> None:
@@ -33,7 +34,7 @@ class Lines(EventWriter):
         self.size = 0
 
     def open(self, run):
-        self.path = run.dir / self.file
+        self.path = run.dir / f"{run.writer}-{self.file}"
         with open(self.path, "ab") as file:
             file.truncate(self.size)
 
@@ -61,7 +62,7 @@ class Unpositioned(Lines):
     """Cannot be rewound: it appends, whatever happened."""
 
     def open(self, run):
-        self.path = run.dir / self.file
+        self.path = run.dir / f"{run.writer}-{self.file}"
 
     def state_dict(self):
         return None
@@ -104,7 +105,7 @@ def test_a_service_that_takes_nothing_back_may_be_told_twice_but_not_of_less():
         last = -1
 
         def open(self, run):
-            self.rows = server.setdefault(run.dir, [])
+            self.rows = server.setdefault(run.dir, {}).setdefault(run.writer, [])
 
         def write(self, events):
             for event in events:
@@ -118,7 +119,7 @@ def test_a_service_that_takes_nothing_back_may_be_told_twice_but_not_of_less():
             self.last = state["last"]
 
     def read(run_dir):
-        return server[run_dir]
+        return min(server[run_dir].items())[1]
 
     assert_plugin_conforms(Sending, read=read, exactly_once=False)
     assert "expected the same record of a run that failed and was resumed" in complaint(Sending, read=read)
@@ -175,7 +176,7 @@ def test_a_record_that_differs_from_run_to_run_asks_for_a_reader():
             return f"{time.perf_counter()} {event.iteration}\n"
 
     assert "expected the same record of two equal runs" in complaint(Stamped)
-    assert_plugin_conforms(Stamped, read=lambda run_dir: iterations(run_dir / "lines.txt"))
+    assert_plugin_conforms(Stamped, read=lambda run_dir: iterations(run_dir / "Stamped-lines.txt"))
 
 
 def iterations(path):
@@ -294,6 +295,89 @@ def test_a_position_that_is_no_plain_data_is_found(state, words):
     said = complaint(Odd)
     assert "Odd.state_dict: expected JSON values and arrays" in said
     assert words in said
+
+
+# -- two instances ------------------------------------------------------------------------------------
+
+
+TWO = "expected two instances under two names to keep a record each, got"
+
+
+def test_two_instances_that_share_a_file_are_found():
+    class Sharing(Lines):
+        def open(self, run):
+            super().open(replace(run, writer="all"))
+
+    said = complaint(Sharing)
+    assert f"twice: Sharing: {TWO} 'all-lines.txt' of both. Name what it makes after run.writer" in said
+    assert said.count(": expected") == 1
+
+
+@pytest.mark.parametrize("wins", ["first", "last"])
+def test_instances_of_which_one_alone_is_recorded_are_found(wins):
+    class Global(Lines):
+        current = None
+
+        def open(self, run):
+            super().open(run)
+            if wins == "last" or Global.current is None:
+                Global.current = self
+
+        def append(self, line):
+            if Global.current is self:
+                super().append(line)
+
+        def close(self, status):
+            Global.current = None
+
+    assert f"twice: Global: {TWO}" in complaint(Global)
+
+
+def test_a_service_to_which_two_instances_are_one_is_found():
+    server = {}
+
+    class Joining(MemoryWriter):
+        def open(self, run):
+            super().open(run)
+            server.setdefault(run.dir, []).append(self)
+
+    def read(run_dir):
+        last = {event.iteration: 0 for writer in server[run_dir] for event in writer.events}
+        return [iteration for writer in server[run_dir][:2] for iteration in writer.iterations], last
+
+    assert f"twice: Joining: {TWO}" in complaint(Joining, read=read)
+
+
+def test_a_second_instance_may_be_refused():
+    class Journal(Lines):
+        journal = True
+
+        def open(self, run):
+            super().open(replace(run, writer="journal"))
+
+    assert_plugin_conforms(Journal)
+    taken, closed = {}, []
+
+    class Alone(Lines):
+        def open(self, run):
+            if taken.setdefault(run.dir, run.writer) != run.writer:
+                raise RunError(f"{run.writer}: expected a run without {taken[run.dir]!r}. Take it out.")
+            super().open(replace(run, writer="alone"))
+
+        def close(self, status):
+            closed.append(self)
+
+    assert_plugin_conforms(Alone)
+
+    class Crashing(Alone):
+        def open(self, run):
+            try:
+                super().open(run)
+            except RunError as error:
+                raise OSError(11, "taken") from error
+
+    said = complaint(Crashing)
+    assert f"twice: Crashing: {TWO} BlockingIOError: [Errno 11] taken. Name what" in said
 
 
 # -- the end ----------------------------------------------------------------------------------------

@@ -505,3 +505,30 @@ def test_a_run_directory_may_be_given_as_text(make_trainer, tmp_path):
     trainer = make_trainer(Checkpoint(), run_dir=str(tmp_path))
     trainer.train(0, 1)
     assert (tmp_path / "checkpoints" / "iter_0000000").is_dir()
+
+
+class Named(HookBase):
+    def __init__(self, name="mine", trainer=None):
+        if trainer is not None:
+            self.trainer = trainer
+        self.name = name
+
+    def after_step(self):
+        pass
+
+
+def test_a_plugin_that_names_itself_is_refused(make_trainer):
+    with pytest.raises(PluginError, match="Named.name: expected it to be left alone, got 'mine'"):
+        make_trainer(Named())
+
+
+def test_a_plugin_may_be_registered_again_under_another_name(make_trainer):
+    hook = Named(name="")
+    make_trainer(hook)
+    make_trainer().register_hook(hook, "other")
+    assert hook.name == "other"
+
+
+def test_a_plugin_that_sets_its_trainer_is_told_to_leave_it_alone():
+    with pytest.raises(AttributeError, match="Named.trainer: expected it to be left alone, got 'mine'"):
+        Named(trainer="mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -50,14 +51,19 @@ def saved(tmp_path):
     states = {
         "count": {"num": 3},
         "empty": {"model": {}},
+        "backbone": {"model": "resnet18"},
+        "sizes": {"model": {"depth": 18, "width": 64}},
+        "mixed": {"model": {"name": "resnet18", "layers.0.weight": torch.zeros(1)}},
+        "listed": {"model": [torch.zeros(1)]},
+        "extra": {"model": {"layers.0._extra_state": torch.zeros(1)}},
         "none": {"model": None},
-        "text": "model",
-        "list": [1],
     }
     for name, state in states.items():
         trainer.register_hook(Counter(state), name)
     trainer.train()
-    return trainer.model, checkpoint.save(tmp_path / "checkpoints", 1, trainer.state_dict())
+    state = trainer.state_dict()
+    state["hooks"] |= {"text": {"state": "model"}, "list": {"state": [1]}, "neither": 1}
+    return trainer.model, checkpoint.save(tmp_path / "checkpoints", 1, state)
 
 
 def test_without_a_name_the_weights_are_those_that_were_trained(saved):
@@ -79,7 +85,26 @@ def test_only_plugins_that_have_weights_offer_them(saved):
     assert offered_weights(saved[1]) == ["doubled"]
 
 
-@pytest.mark.parametrize("name", ["empty", "count", "text", "doublet", ""])
+@pytest.mark.parametrize("extra", [{}, {"layers.0._extra_state": {"version": 1}}])
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_a_state_dict_of_any_kind_is_offered(tmp_path, kind, extra):
+    trainer = tiny_trainer(max_iter=2)
+    state = kind({**trainer.model.state_dict(), **extra})
+    trainer.register_hook(Counter({"model": state}), "kept")
+    trainer.train()
+    assert offered_weights(checkpoint.save(tmp_path, 1, trainer.state_dict())) == ["kept"]
+
+
+def test_what_a_module_saves_itself_is_offered(tmp_path):
+    trainer = tiny_trainer(max_iter=2)
+    trainer.register_hook(Counter({"model": trainer.model.state_dict()}), "kept")
+    trainer.train()
+    assert offered_weights(checkpoint.save(tmp_path, 1, trainer.state_dict())) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "name", ["empty", "count", "text", "backbone", "sizes", "mixed", "listed", "extra", "doublet", ""]
+)
 def test_a_name_without_weights_is_refused_with_the_names_that_have_some(saved, name):
     with pytest.raises(
         CheckpointError, match=rf"weights of '{name}': expected .* There is: doubled\. Name one"

@@ -22,9 +22,11 @@ __all__ = [
     "WRITERS",
     "InstalledPlugin",
     "find",
+    "hides",
     "installed",
     "installed_plugins",
     "local_plugin",
+    "means",
     "plugin_of",
     "qualified_name",
 ]
@@ -109,17 +111,23 @@ def qualified_name(point: EntryPoint) -> str:
     return f"{_metadata(point).name}:{point.name}"
 
 
+def means(use: str, name: str, distribution: str) -> bool:
+    """Return whether ``use``, which is ``name`` or ``distribution:name``, may mean the plugin given."""
+    asked_for, _, short = use.rpartition(":")
+    return short == name and (not asked_for or normalized(asked_for) == normalized(distribution))
+
+
 def find(use: str, group: str, where: str) -> EntryPoint:
     """Return the one installed entry point that ``use`` names, as ``name`` or ``distribution:name``.
 
     Raises:
         PluginError: If none or more than one is installed under that name.
     """
-    distribution, _, name = use.rpartition(":")
+    name = use.rpartition(":")[2]
     matches: dict[str, EntryPoint] = {
         qualified_name(point): point
         for point in installed(group).select(name=name)
-        if not distribution or normalized(_metadata(point).name) == normalized(distribution)
+        if means(use, point.name, _metadata(point).name)
     }
     if len(matches) == 1:
         (match,) = matches.values()
@@ -137,6 +145,24 @@ def find(use: str, group: str, where: str) -> EntryPoint:
             )
         )
     )
+
+
+def hides(name: str, group: str = HOOKS) -> str:
+    """Return which distribution may bring ``name`` and cannot be read, and what to do; empty if none may."""
+    asked_for, _, name = name.rpartition(":")
+    package = normalized(asked_for or _package_of(name, group))
+    for metadata in all_metadata():
+        may_bring = normalized(metadata.name) == package or metadata.may_bring_plugins
+        if may_bring and metadata.hidden and not metadata.is_left_over:
+            return f"{metadata.name} is installed, but {metadata.hidden}: see 'hookline plugins doctor'"
+    return ""
+
+
+def _package_of(name: str, group: str) -> str:
+    """Return the distribution that probably brings a plugin of that name."""
+    known = json.loads(files("hookline").joinpath("plugins/known.json").read_text("utf-8"))[group]
+    package: str = known.get(name, f"hookline-{name}")
+    return package
 
 
 def _in_use() -> list[Metadata]:
@@ -190,12 +216,11 @@ def _not_installed(use: str, name: str, group: str, where: str) -> Problem:
     other = WRITERS if group == HOOKS else HOOKS
     if name in installed(other).names:
         hint = f"It is one of the {other.rpartition('.')[2]}: name it in that list"
-    known = json.loads(files("hookline").joinpath("plugins/known.json").read_text("utf-8"))[group]
-    package = known.get(name, f"hookline-{name}")
+    hint = hides(use, group) or hint
     return Problem(
         where,
         f"an installed plugin of the group {group!r}",
         use,
         exists=f"Installed {kind}: {', '.join(names) or 'none'}",
-        fix=hint or f"Try 'pip install {package}'",
+        fix=hint or f"Try 'pip install {_package_of(name, group)}'",
     )

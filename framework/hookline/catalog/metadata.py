@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,21 +91,52 @@ class Metadata:
 
     @cached_property
     def entry_points(self) -> list[EntryPoint]:
-        """Its entry points in hookline's groups."""
+        """Its entry points in hookline's groups; of several of one name and group, the last."""
+        return list({(point.group, point.name): point for point in self.all_entry_points}.values())
+
+    @cached_property
+    def all_entry_points(self) -> list[EntryPoint]:
+        """Every entry point that it writes down in hookline's groups."""
         distribution = self.distribution
         if distribution is None or "hookline." not in (self.text("entry_points.txt") or ""):
             return []
-        points = self._read("entry_points.txt", lambda: distribution.entry_points) or ()
+        points = self._read("entry_points.txt", lambda: list(distribution.entry_points)) or ()
         return [point for point in points if point.group in (HOOKS, WRITERS)]
+
+    @cached_property
+    def hidden(self) -> str:
+        """Why its entry points cannot be read, whosever they are; empty where they can be."""
+        if self.distribution is None:
+            return ""
+        text = self.text("entry_points.txt")
+        if text is None:
+            return self._fault_of("entry_points.txt") or self._forbidden("entry_points.txt")
+        # importlib.metadata gives up on a line like this, and so does torch, which looks for its own.
+        section = ""
+        for i, line in enumerate(map(str.strip, text.splitlines()), 1):
+            section = line if line.startswith("[") and line.endswith("]") else section
+            if line and line != section and section and not line.startswith("#") and "=" not in line:
+                return f"entry_points.txt: line {i}, {line!r}, is no 'name = module:Name'"
+        self._read("entry_points.txt", lambda: list(self.distribution.entry_points))
+        return self._fault_of("entry_points.txt")
 
     @cached_property
     def editable_source(self) -> Path | None:
         """The folder that an editable installation points at; None for an ordinary one."""
-        origin = self._read("direct_url.json", lambda: json.loads(self.text("direct_url.json") or "{}"))
-        if isinstance(origin, dict) and _is_editable(origin):
-            return _local_path(str(origin.get("url", "")))
+        source = self._read("direct_url.json", lambda: _source(self.text("direct_url.json") or "{}"))
+        if source is not None:
+            return source
         is_link = self.path is not None and self.path.suffix == ".egg-info"
         return self.path.parent if is_link and self.path and self.path.parent.name not in _SITES else None
+
+    @property
+    def may_bring_plugins(self) -> bool:
+        """Whether its entry points, readable or not, have a group of hookline in them."""
+        if self.path is None:
+            return bool(self.entry_points)
+        with suppress(OSError):
+            return b"hookline." in (self.path / "entry_points.txt").read_bytes()
+        return False
 
     def header(self, name: str) -> str:
         """Return the first header of that name as one line; may be empty."""
@@ -117,7 +149,9 @@ class Metadata:
 
     @cached_property
     def _headers(self) -> dict[str, list[str]]:
-        text = (self.text("METADATA") or self.text("PKG-INFO") or "").replace("\r\n", "\n")
+        # The last is an .egg-info that is a file, as distutils wrote it.
+        text = self.text("METADATA") or self.text("PKG-INFO") or self.text("") or ""
+        text = text.replace("\r\n", "\n")
         headers: dict[str, list[str]] = {}
         for name, value in _HEADER.findall(text.partition("\n\n")[0]):  # what follows is the README
             headers.setdefault(name, []).append(value)
@@ -128,6 +162,14 @@ class Metadata:
         name, _, version = (self.path.stem if self.path is not None else "").partition("-")
         return name, version.partition("-")[0]
 
+    def _fault_of(self, file: str) -> str:
+        return next((fault for fault in self.faults if fault.startswith(f"{file}: ")), "")
+
+    def _forbidden(self, file: str) -> str:
+        """Return a fault for a file that is there, and that a reader is told is not."""
+        is_there = self.path is not None and os.path.isfile(self.path / file)
+        return f"{file}: it may not be read" if is_there else ""
+
     def _read(self, file: str, read: Callable[[], _T]) -> _T | None:
         try:
             return read()
@@ -137,11 +179,11 @@ class Metadata:
             return None
 
 
-def _local_path(url: str) -> Path:
-    path = unquote(urlsplit(url).path)
+def _source(text: str) -> Path | None:
+    """Return the folder that a ``direct_url.json`` points at, where it tells of an editable installation."""
+    origin = json.loads(text)
+    info = origin.get("dir_info") if isinstance(origin, dict) else None
+    if not isinstance(info, dict) or not info.get("editable"):
+        return None
+    path = unquote(urlsplit(str(origin.get("url", ""))).path)
     return Path(path.lstrip("/") if os.name == "nt" else path)
-
-
-def _is_editable(origin: dict[str, Any]) -> bool:
-    info = origin.get("dir_info")
-    return isinstance(info, dict) and bool(info.get("editable"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -48,10 +49,24 @@ def is_of_python(file: str) -> bool:
 
 def _found(name: str, path: list[str] | None) -> ModuleSpec | None:
     for finder in sys.meta_path:
-        spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        try:
+            spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        except KeyError as error:
+            # The path of a namespace package in another asks for its parent, which is not imported.
+            if error.args != (name.rpartition(".")[0],):
+                raise
+            spec = _namespace(name, path or [])
         if spec is not None:
             return spec
     return None
+
+
+def _namespace(name: str, path: Iterable[str]) -> ModuleSpec:
+    """Return where the modules in a namespace package are looked for."""
+    spec = ModuleSpec(name, None, is_package=True)
+    folders = [os.path.join(folder, name.rpartition(".")[2]) for folder in path]
+    spec.submodule_search_locations = [folder for folder in folders if os.path.isdir(folder)]
+    return spec
 
 
 _HEADER = r"^(?:class|def) {}[ ]*(?:\((?:[^()]|\([^()]*\))*\))?(?: *->[^:\n]+)?:[^\n]*\n"

@@ -15,7 +15,7 @@ class Unmet(NamedTuple):
 
     Args:
         name: Of a distribution.
-        requirement: Such as ``hookline>=9``.
+        requirement: Such as ``hookline>=9``, as pip takes it.
         installed: The version that is installed; empty when it is not, or tells no version.
     """
 
@@ -36,21 +36,21 @@ def unmet(requirements: Iterable[str]) -> list[Unmet]:
     from packaging.specifiers import SpecifierSet
 
     found = []
-    for name, specifier in _read(requirements):
+    for name, specifier, url in _read(requirements):
         there = _installed_version(name)
         # A pre-release of what is asked for is installed because it is meant to be used.
         if not there or not SpecifierSet(specifier).contains(there, prereleases=True):
-            found.append(Unmet(name, f"{name}{specifier}", there))
+            found.append(Unmet(name, f"{name} @ {url}" if url else f"{name}{specifier}", there))
     return found
 
 
 def specifier_of(distribution: str, requirements: Iterable[str]) -> str:
     """Return the versions of ``distribution`` that ``requirements`` ask for, such as ``<0.2,>=0.1``."""
-    return next((specifier for name, specifier in _read(requirements) if name == distribution), "")
+    return next((specifier for name, specifier, _ in _read(requirements) if name == distribution), "")
 
 
-def _read(requirements: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the normalized name and the specifier of each requirement that holds here."""
+def _read(requirements: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the normalized name, the specifier and the URL of each requirement that holds here."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -60,7 +60,7 @@ def _read(requirements: Iterable[str]) -> Iterator[tuple[str, str]]:
         except InvalidRequirement:
             continue
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield canonicalize_name(requirement.name), str(requirement.specifier)
+            yield canonicalize_name(requirement.name), str(requirement.specifier), requirement.url or ""
 
 
 def _installed_version(name: str) -> str:

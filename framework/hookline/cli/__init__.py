@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import click
 
 from hookline import __version__
+from hookline.cli.backends import guard_torch
 from hookline.cli.configuration import config
 from hookline.cli.plugins import plugins
 from hookline.cli.reporting import reporting
@@ -17,6 +21,9 @@ __all__ = ["main"]
 @click.version_option(__version__, prog_name="hookline")
 def main() -> None:
     """Train PyTorch models with a small loop that other packages plug into."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # one that cannot write an arrow shows a question mark
+            stream.reconfigure(errors="replace")
 
 
 @main.command(context_settings={"ignore_unknown_options": False})
@@ -46,6 +53,7 @@ def train(
     KEY=VALUE overrides it, left to right: train.max_iter=500 hooks.evaluate.period=100
     hooks+=early-stopping hooks-=timer writers=[json,wandb] run.dir=/tmp/runs
     """
+    guard_torch()
     from hookline.cli import training
 
     if resume is not None and weights is not None:
@@ -75,6 +83,7 @@ def train(
 @reporting
 def evaluate(run: str, overrides: tuple[str, ...], data: tuple[str, ...], weights_of: str | None) -> None:
     """Measure the model of a run or checkpoint."""
+    guard_torch()
     from hookline.cli import training
 
     training.evaluate(run, overrides, data, weights_of)
@@ -94,6 +103,7 @@ def verify_plugins(config: str, overrides: tuple[str, ...], iters: int, as_json:
     Compares weights, random numbers and all else that training depends on, to the bit. Exits with 0 if every
     observer is pure, 1 if one is not, 2 if that cannot be told.
     """
+    guard_torch()
     from hookline.cli import verification
 
     verification.verify_plugins(config, overrides, iters, as_json)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from hookline.cli.ending import ending_in_order
 from hookline.cli.reporting import reporting
 from hookline.errors import Problem, RunError
 
@@ -59,14 +60,16 @@ def schema(config: str | None, output: str | None) -> None:
     With CONFIG also with the options of its targets and local hooks; it may be unfinished. Plugins are
     imported in processes of their own; one that cannot be is left out, and named on standard error.
     """
+    from hookline.cli.layout import printable
     from hookline.inspection.schema import describe_config
 
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
         problem = Problem("--output", "a file in a folder that exists", output)  # before plugins are imported
         raise RunError(str(problem))
-    described = describe_config(Path(config) if config is not None else None)
+    with ending_in_order():
+        described = describe_config(Path(config) if config is not None else None)
     for line in described.left_out:
-        click.echo(f"hookline: left out {line}", err=True)
+        click.echo(f"hookline: left out {printable(line)}", err=True)
     text = json.dumps(described.schema, indent=2, ensure_ascii=False) + "\n"
     if output is None:
         click.echo(text, nl=False)

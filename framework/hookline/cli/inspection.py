@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from hookline.cli.ending import ending_in_order
 from hookline.cli.layout import counted, duration, echo, echo_json, echo_rows, echo_unfolded, plain, table_of
 from hookline.cli.plugin_page import echo_faults, source_of
 
@@ -26,13 +27,14 @@ __all__ = ["importing", "show_check", "show_diagnosis", "show_list", "show_order
 
 @contextmanager
 def importing(num_plugins: int) -> Iterator[None]:
-    """Show on a terminal that it takes a moment."""
+    """Show on a terminal that it takes a moment; signals end what was started with it."""
     console = Console(stderr=True)
-    if not console.is_terminal or num_plugins == 0:
-        yield
-        return
-    with console.status(f"Importing {counted(num_plugins, 'plugin')} in processes of their own …"):
-        yield
+    with ending_in_order():
+        if not console.is_terminal or num_plugins == 0:
+            yield
+            return
+        with console.status(f"Importing {counted(num_plugins, 'plugin')} in processes of their own …"):
+            yield
 
 
 def show_list(rows: Sequence[Listed], *, named: bool, as_json: bool) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -21,12 +24,16 @@ __all__ = [
     "echo_rows",
     "echo_unfolded",
     "plain",
+    "printable",
     "table_of",
     "yaml_text",
 ]
 
 _ENOUGH = 40
 _UNFOLDED = 10_000
+# Control characters, those without a picture (the marks of direction among them), halves of a pair,
+# separators of lines and paragraphs.
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def echo(*parts: RenderableType) -> None:
@@ -91,6 +98,11 @@ def plain(text: str) -> str:
     return text.replace("``", "")
 
 
+def printable(text: str) -> str:
+    """Return ``text`` without what steers a terminal or turns its reading direction, lines kept."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _STEERING)
+
+
 def counted(number: int, word: str) -> str:
     """Return ``1 plugin`` or ``2 plugins``."""
     return f"{number} {word}{'' if number == 1 else 's'}"
@@ -112,10 +124,21 @@ def _console() -> Console:
     return console
 
 
+@dataclass(frozen=True)
+class _Printable:
+    """What strangers wrote, without what steers the terminal."""
+
+    part: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.part, options):
+            yield Segment(printable(segment.text), segment.style, segment.control)
+
+
 def _echo(part: RenderableType, soft_wrap: bool = False) -> None:
     """Print without the blanks that fill the last column of a table."""
     console = _console()
     with console.capture() as capture:
-        console.print(part, soft_wrap=soft_wrap)
+        console.print(_Printable(part), soft_wrap=soft_wrap)
     lines = [line.rstrip(" ") for line in capture.get().splitlines()]
     click.echo("\n".join(lines), color=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
+from hookline.cli.backends import guard_torch
 from hookline.cli.new import new
 from hookline.cli.reporting import reporting
 from hookline.errors import ConfigError, Problem
@@ -113,8 +113,7 @@ def hooks(config: str | None, overrides: tuple[str, ...], as_json: bool) -> None
     CONFIG says which hooks there are; without it, it is those that every run has. Imports them.
     """
     _need_a_file(config)
-    # torch would read the metadata of all that is installed, and fail where some of it cannot be read.
-    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    guard_torch()
     from hookline.cli import inspection
     from hookline.config import load_config
     from hookline.inspection.order import hook_orders

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hookline.cli.ending import ending_in_order
+from hookline.cli.layout import printable
 from hookline.purity import described
 from hookline.verification import PluginReport, Verification, verify
 
@@ -22,23 +23,14 @@ _STYLES = {"pure": "green", "impure": "bold red", "unknown": "yellow", "not call
 
 def verify_plugins(config: str, overrides: Sequence[str], num_iters: int, as_json: bool) -> None:
     """Print what each observer of ``config`` changes, and exit with the verdict."""
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
-        with Console(stderr=True).status("") as status:  # in silence where nobody watches
-            found = verify(
-                config, overrides, num_iters, lambda text: status.update(f"verify-plugins: {text}")
-            )
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    # Where nobody watches, in silence.
+    with ending_in_order(), Console(stderr=True).status("") as status:
+        found = verify(config, overrides, num_iters, lambda text: status.update(f"verify-plugins: {text}"))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         _show(found)
     sys.exit(found.exit_code)
-
-
-def _end(signal_number: int, frame: object) -> None:
-    sys.exit(128 + signal_number)  # by an exception, so that processes and files are cleared away
 
 
 def _show(found: Verification) -> None:
@@ -57,7 +49,7 @@ def _show(found: Verification) -> None:
     for line in capture.get().splitlines():
         click.echo(line.rstrip())  # the last column is filled up with blanks
     for line in _remarks(found):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
     console.print(_conclusion(found), style=_STYLES[found.verdict], markup=False, soft_wrap=True)
 
 

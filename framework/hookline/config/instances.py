@@ -9,7 +9,17 @@ from typing import Any
 from hookline.config.tree import Node, plain, wrong
 from hookline.errors import ConfigError, HooklineError, Problem
 
-__all__ = ["DEFAULT_HOOKS", "LISTS", "by_name", "enabled", "is_on", "name_in", "repeated", "with_defaults"]
+__all__ = [
+    "DEFAULT_HOOKS",
+    "LISTS",
+    "by_name",
+    "enabled",
+    "is_on",
+    "name_in",
+    "own",
+    "repeated",
+    "with_defaults",
+]
 
 DEFAULT_HOOKS = ("schedule", "timer", "writers", "progress")
 """Hooks that every run has unless its config switches them off.
@@ -80,6 +90,11 @@ def enabled(instances: Node) -> Iterator[tuple[str, Node]]:
 def is_on(options: Node) -> bool:
     """Return False for an instance that is switched off, as in ``{timer: false}``."""
     return options.value is not False
+
+
+def own(use: str, section: str) -> str:
+    """Return ``use`` in its full form for a hook that every run has, which nothing installed takes away."""
+    return f"hookline:{use}" if section == "hooks" and use in DEFAULT_HOOKS else use
 
 
 def name_in(use: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
+from hookline.config.lengths import Epochs
 from hookline.config.rules import ANY, check_value, description, limits, rule, type_text
 from hookline.config.tree import located
 from hookline.errors import Problem, did_you_mean
@@ -46,8 +47,9 @@ def check_options(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return those of ``options`` that ``fn`` takes, converted to its annotations, and every problem found.
 
-    Parameters that are not in ``options`` are left out, so their defaults stay as they are. Nothing is
-    called. A parameter without an annotation, or with one that cannot be read, takes any value.
+    Parameters that are not in ``options`` are left out, so their defaults stay as they are; but for a length
+    in epochs, which is of no use before somebody makes iterations of it. Nothing is called. A parameter
+    without an annotation, or with one that cannot be read, takes any value.
 
     Args:
         fn: A class or a function; a module takes no options.
@@ -77,9 +79,24 @@ def check_options(
             exists = "hookline passes it itself" if name in given else ""
             problems.append(unknown_option(at(name), where, name, list(allowed), exists))
     for name, parameter in allowed.items():
-        if parameter.default is ANY and name not in options:
-            problems.append(Problem(at(name), rule(parameter.annotation), missing=True))
+        if name in options:
+            continue
+        if parameter.default is ANY:
+            expected = rule(parameter.annotation)
+            is_any = expected == rule(ANY)
+            problems.append(Problem(at(name), "a value" if is_any else expected, missing=True))
+        elif isinstance(length := _length(parameter), Epochs):
+            valid[name] = length
     return valid, problems
+
+
+def _length(parameter: inspect.Parameter) -> Any:
+    """Return a default such as ``"1 epoch"`` as the length that it would be in a config."""
+    default = parameter.default
+    try:
+        return _checked(parameter, default) if isinstance(default, str) and "epoch" in default else None
+    except ValueError:
+        return None
 
 
 def unknown_option(where: str, owner: str, name: Any, known: Sequence[str], exists: str = "") -> Problem:

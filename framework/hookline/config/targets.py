@@ -6,6 +6,7 @@ A config names code that is imported and called, so a config is code: run only w
 from __future__ import annotations
 
 import hashlib
+import os
 import pkgutil
 import re
 import sys
@@ -67,7 +68,11 @@ def _import_file(file: str, base: Path, where: str, target: str) -> ModuleType:
     if not path.is_file():
         found = sorted(other.name for other in path.parent.glob("*.py"))
         exists = f"Python files in {path.parent}: {_listed(found)}"
-        raise wrong("", where, "a file that exists", target, exists, did_you_mean(path.name, found))
+        fix = did_you_mean(path.name, found)
+        if Path(file).is_file():  # a shell's idea of where it is
+            written = Path(os.path.relpath(file, base)).as_posix()
+            fix = f"Paths are relative to the config: write {'' if written[0] == '.' else './'}{written}"
+        raise wrong("", where, "a file that exists", target, exists, fix)
     stem = re.sub(r"\W", "_", path.stem)
     name = f"{_LOCAL}{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:

@@ -15,7 +15,7 @@ A writer may be slow, may raise, or may hang:
 A writer that is switched off is reported once, loudly, and what it missed is named in a `Gap`.
 """
 
-from hookline.delivery.delivery import Delivery
-from hookline.delivery.worker import Gap
+from hookline.delivery.delivery import Delivery, check_journals
+from hookline.delivery.gap import Gap
 
-__all__ = ["Delivery", "Gap"]
+__all__ = ["Delivery", "Gap", "check_journals"]

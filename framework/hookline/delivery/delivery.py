@@ -6,16 +6,17 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from hookline.delivery.worker import Gap, Worker, num_bytes
-from hookline.errors import Problem, WriterError, add_note
+from hookline.delivery.gap import Gap
+from hookline.delivery.worker import Worker, num_bytes
+from hookline.errors import PluginError, Problem, WriterError, add_note
 from hookline.events import Events, EventStorage, EventWriter, Run
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "check_journals"]
 
 INBOX_BYTES = 16 * 2**20
 POLICIES = ("raise", "disable", "retry")
@@ -43,7 +44,12 @@ class Delivery:
         run: What they are told of the run.
         on_error: ``retry``, ``disable`` or ``raise`` by instance name; ``retry`` where there is none.
         periods: Log period by instance name; that of ``run`` where there is none.
+        uses: What each writer is, ``name`` or ``distribution:name``, by instance name; its class where there
+            is none. The position of another one is not loaded.
         timeout_s: Longest time one call may take when somebody waits for it, seconds.
+
+    Raises:
+        PluginError: If more than one of the writers is a journal.
     """
 
     def __init__(
@@ -54,10 +60,12 @@ class Delivery:
         *,
         on_error: Mapping[str, str] | None = None,
         periods: Mapping[str, int] | None = None,
+        uses: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
     ) -> None:
-        policies, periods = dict(on_error or {}), dict(periods or {})
+        policies, periods, uses = dict(on_error or {}), dict(periods or {}), dict(uses or {})
         _check(writers, policies, periods)
+        check_journals(writers.items())
         self.storage = storage
         self._timeout_s = timeout_s
         self._errors: deque[WriterError] = deque()
@@ -65,7 +73,8 @@ class Delivery:
             name: Worker(
                 name,
                 writer,
-                replace(run, period=periods.get(name, run.period)),
+                uses.get(name, type(writer).__name__),
+                replace(run, period=periods.get(name, run.period), writer=name),
                 policies.get(name, "retry"),
                 timeout_s,
                 self._errors,
@@ -107,7 +116,8 @@ class Delivery:
 
         Raises:
             HooklineError: What a writer's ``open`` raised, the first in order; a `WriterError` for anything
-                else. Those that had opened are closed with ``failed``.
+                else. Those that had opened are closed with ``failed``. A writer with ``disable`` is switched
+                off instead.
         """
         workers = self._workers.values()
         self._state = "open"
@@ -241,6 +251,20 @@ class Delivery:
     def _raise_error(self) -> None:
         if self._errors:
             raise self._errors.popleft()
+
+
+def check_journals(writers: Iterable[tuple[str, EventWriter]]) -> None:
+    """Return if at most one of ``writers``, each with its instance name, is a journal.
+
+    Raises:
+        PluginError: If not.
+    """
+    first, *more = [name for name, writer in writers if writer.journal] or [""]
+    if more:
+        raise PluginError(
+            f"writers.{more[0]}: expected one journal in a run, got a second one beside {first!r}. "
+            "A journal is the run's own record. Take one of the two out of the writers."
+        )
 
 
 def _check(

@@ -10,14 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
+from hookline.catalog import normalized
+from hookline.delivery.gap import Gap
 from hookline.errors import HooklineError, Problem, WriterError
 from hookline.events import Events, EventWriter, Run
 
-__all__ = ["Gap", "Worker", "num_bytes"]
+__all__ = ["Worker", "num_bytes"]
 
 MIN_INTERVAL_S = 0.25
 MAX_PERIODS = 64
@@ -43,25 +45,6 @@ def num_bytes(events: Events) -> int:
     return size
 
 
-@dataclass(frozen=True)
-class Gap:
-    """What a writer that was switched off has missed.
-
-    Args:
-        writer: Its instance name.
-        first_iteration: The first iteration it misses, or may have recorded in part.
-        last_iteration: The last one.
-        num_events: How many iterations with events these are; 0 when only its ``close`` failed.
-        reason: Why it was switched off.
-    """
-
-    writer: str
-    first_iteration: int
-    last_iteration: int
-    num_events: int
-    reason: str
-
-
 class _AbandonedError(BaseException):
     """Ends the thread of a writer that was given up while it was in a call."""
 
@@ -78,12 +61,13 @@ class Worker:
         self,
         name: str,
         writer: EventWriter,
+        use: str,
         run: Run,
         on_error: str,
         timeout_s: float,
         errors: deque[WriterError],
     ) -> None:
-        self.name, self.writer, self.run = name, writer, run
+        self.name, self.writer, self.use, self.run = name, writer, use, run
         self.seconds = 0.0
         self.next_end: float = math.inf
         self._must_not_fail = writer.journal or on_error == "raise"
@@ -129,8 +113,12 @@ class Worker:
         return self._phase in ("off", "finished")
 
     def raise_open_error(self) -> None:
-        """Raise what ``open`` raised, if it did."""
+        """Raise what ``open`` raised, if it did and the policy is not to go on without the writer."""
         error = self._open_error
+        if error is not None and self._on_error == "disable" and not self._must_not_fail:
+            with self._changed:
+                self._fail(error, "off")
+            return
         if isinstance(error, HooklineError):
             raise error
         if error is not None:
@@ -210,13 +198,15 @@ class Worker:
             return {
                 "position": self._position,
                 "version": self.writer.state_version,
+                "use": self.use,
                 "pending": [states[id(events)] for events in self._pending],
                 "gaps": [asdict(gap) for gap in self.gaps()],
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned; a position of another version means nothing here."""
-        if state.get("version", 1) == self.writer.state_version:
+        """Go on from what ``state_dict`` returned; of another writer or version no position is loaded."""
+        is_same = _is_same_use(state.get("use", self.use), self.use)
+        if is_same and state.get("version", 1) == self.writer.state_version:
             self._position = state["position"]
         self._pending.extend(map(Events.from_state, state["pending"]))
         self._pending_bytes = sum(map(num_bytes, self._pending))
@@ -384,11 +374,15 @@ class Worker:
             failure.__cause__ = error
             self._errors.append(failure)
         else:
-            logger.warning(
-                "writers.%s: switched off, it misses all events from iteration %d on; training goes on. %s",
-                self.name,
-                first,
-                reason,
-                exc_info=error,
-            )
+            said = f"switched off, it misses all events from iteration {first} on; training goes on"
+            if self._closing is not None and not pending:
+                said = "it has every event, but was not closed"
+            logger.warning("writers.%s: %s. %s", self.name, said, reason, exc_info=error)
         self._changed.notify_all()
+
+
+def _is_same_use(one: str, other: str) -> bool:
+    """Return whether both name one plugin: ``name``, or ``distribution:name`` where one brings it."""
+    (one_from, _, one), (other_from, _, other) = one.rpartition(":"), other.rpartition(":")
+    is_moved = bool(one_from and other_from) and normalized(one_from) != normalized(other_from)
+    return one == other and not is_moved

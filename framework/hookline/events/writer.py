@@ -24,6 +24,7 @@ class Run:
         config: The resolved config, nested plain values.
         start_iter: The first iteration of this process; above 0 after a resume.
         period: Log period of this writer, iterations; 0 means never.
+        writer: Instance name of this writer, which no other of the run has: name after it what it makes.
     """
 
     dir: Path
@@ -32,6 +33,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     start_iter: int = 0
     period: int = 20
+    writer: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dir", Path(self.dir))
@@ -57,7 +59,7 @@ class EventWriter(ABC):
         """Start, or go on from the position given to ``load_state_dict``.
 
         Called before the first ``write``, and again after a failed call: free what the failed one left
-        open. An error here, before the first iteration, ends the run.
+        open. An error here, before the first iteration, ends the run unless ``on_error`` is ``disable``.
         """
 
     @abstractmethod

@@ -9,7 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hookline import distributed
-from hookline.delivery import Delivery
+from hookline.catalog import WRITERS, find, qualified_name
+from hookline.config import Config
+from hookline.config.instances import name_in
+from hookline.delivery import Delivery, check_journals
 from hookline.errors import PluginError, RunError
 from hookline.events import EventWriter, Run
 from hookline.hookspecs import HookBase
@@ -60,6 +63,7 @@ class PeriodicWriter(HookBase):
             self.writers = getattr(trainer, "writers", {})
         for name, writer in self.writers.items():
             self._check(name, writer)
+        self._check_journals()
         if not self.writers or not distributed.is_main():
             return
         if self.delivery is not None:
@@ -70,6 +74,7 @@ class PeriodicWriter(HookBase):
             self.run or self._run(),
             on_error=self._policies or getattr(trainer, "writer_policies", {}),
             periods=getattr(trainer, "writer_periods", {}),
+            uses=self._uses(),
             timeout_s=self.timeout_s,
         )
         if self._saved:
@@ -100,6 +105,30 @@ class PeriodicWriter(HookBase):
                     "Remove one of the two, or give it other writers."
                 )
 
+    def _check_journals(self) -> None:
+        """Check that there is one journal at most, also where another plugin brings writers of its own."""
+        shared = getattr(self.trainer, "writers", {})
+        plugins = [plugin for _, plugin in self.trainer.hooks.list_name_plugin()]
+        lists = [
+            shared if plugin.writers is None else plugin.writers
+            for plugin in plugins
+            if isinstance(plugin, PeriodicWriter)
+        ]
+        writers = {id(writer): (name, writer) for named in lists for name, writer in named.items()}
+        check_journals(each for each in writers.values() if isinstance(each[1], EventWriter))
+
+    def _uses(self) -> dict[str, str]:
+        """Return what the config says that each writer is, as ``distribution:name``; a file's by its name."""
+        config = getattr(self.trainer, "config", None)
+        if not isinstance(config, Config) or self.writers is not getattr(self.trainer, "writers", None):
+            return {}
+        return {
+            spec.name: name_in(spec.use)
+            if ".py:" in spec.use
+            else qualified_name(find(spec.use, WRITERS, f"writers.{spec.name}"))
+            for spec in config.writers
+        }
+
     def _run(self) -> Run:
         trainer = self.trainer
         if trainer.run_dir is None:
@@ -121,7 +150,7 @@ class PeriodicWriter(HookBase):
 def _by_class(writers: Sequence[EventWriter]) -> dict[str, EventWriter]:
     named: dict[str, EventWriter] = {}
     for writer in writers:
-        first = type(writer).__name__
+        first = (writer if isinstance(writer, type) else type(writer)).__name__
         names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
         named[next(name for name in names if name not in named)] = writer
     return named

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from hookline.catalog import InstalledPlugin, unmet
 from hookline.errors import Fault
@@ -22,9 +23,17 @@ def examine(plugins: Sequence[InstalledPlugin]) -> list[Report]:
 def faults_of(report: Report) -> list[Fault]:
     """Return everything that is wrong with a plugin: why it cannot be imported, or what lint says."""
     if not report.error:
-        return [Fault(**problem) for problem in report.problems]
+        return [*_misnamed(report), *(Fault(**problem) for problem in report.problems)]
     place = report.file, report.line
     return [Fault(report.name, "a plugin that can be imported", report.error, _mend(report), *place)]
+
+
+def _misnamed(report: Report) -> Iterator[Fault]:
+    """Yield a fault for a name that no config can list."""
+    if report.distribution and not re.fullmatch(r"\w[\w-]*", report.name):
+        expected = "the name of an entry point of letters, digits, '_' and '-', as a config lists it"
+        where = f"{report.distribution}:{report.name}"
+        yield Fault(where, expected, report.name, f"Report it to the author of {report.distribution}")
 
 
 def _other_hookline(plugin: InstalledPlugin) -> str:

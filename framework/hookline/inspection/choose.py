@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hookline.catalog import InstalledPlugin, local_plugin, normalized
+from hookline.catalog import InstalledPlugin, hides, local_plugin, means
 from hookline.errors import PluginError, Problem, did_you_mean
 
 __all__ = ["ambiguous", "choose", "choose_clear", "shown_name"]
@@ -19,13 +20,7 @@ def choose(name: str, plugins: Sequence[InstalledPlugin]) -> list[InstalledPlugi
     """
     if ".py:" in name:
         return [_local(name)]
-    distribution, _, short = name.rpartition(":")
-    found = [
-        plugin
-        for plugin in plugins
-        if plugin.name == short
-        and (not distribution or normalized(plugin.distribution) == normalized(distribution))
-    ]
+    found = [plugin for plugin in plugins if means(name, plugin.name, plugin.distribution)]
     if not found:
         raise PluginError(str(_not_installed(name, plugins)))
     return found
@@ -70,6 +65,8 @@ def _local(name: str) -> InstalledPlugin:
 def _not_installed(name: str, plugins: Sequence[InstalledPlugin]) -> Problem:
     names = sorted({plugin.name for plugin in plugins})
     exists = f"Installed: {', '.join(names) or 'none'}"
-    fix = did_you_mean(name, [*names, *(plugin.qualified_name for plugin in plugins)])
+    fix = hides(name) or did_you_mean(name, [*names, *(plugin.qualified_name for plugin in plugins)])
     other = f"Try 'pip install hookline-{name}', or './file.py:Name' for a file of yours"
+    if not re.fullmatch(r"\w[\w-]*", name):
+        other = f"Write {name}:Name for what is in it" if name.endswith(".py") else "Give the name of one"
     return Problem("NAME", "an installed plugin", name, exists, fix or other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import importlib
 import inspect
 import math
@@ -11,19 +12,22 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from functools import reduce
-from pathlib import Path
+from pathlib import Path, PurePath
 from time import perf_counter
-from types import ModuleType
-from typing import Any, get_type_hints
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hookline.catalog import is_of_python
 from hookline.config import describe_options, resolve_target
 from hookline.config.json_schema import options_schema
+from hookline.config.options import Option, annotations_of
+from hookline.config.rules import type_text
 from hookline.errors import ConfigError, Fault, Problem
 from hookline.events import EventWriter
 from hookline.hookspecs import HookBase
+from hookline.inspection.worker import one_line
 from hookline.plugins import is_stateful
-from hookline.plugins.lint import faults, implemented
+from hookline.plugins.lint import faults, implemented, option_faults
 
 __all__ = ["TRAITS", "described"]
 
@@ -46,7 +50,7 @@ def described(value: str, name: str, kind: str) -> dict[str, Any]:
     report = {"import_s": import_s, "kind": kind, "factory": _form(factory)}
     try:
         return {**report, **_described(factory, name, kind)}
-    except Exception as error:
+    except BaseException as error:
         raised = _raised(error)
         fault = Fault(name, "a plugin that can be described", raised["error"], "Look at its annotations")
         return {**report, "problems": [{**vars(fault), "file": raised["file"], "line": raised["line"]}]}
@@ -70,20 +74,43 @@ def _described(factory: Any, name: str, kind: str) -> dict[str, Any]:
         shown = shown if shown is not None else built
         problems += faults(built, name, kind) if built is not None else []
     if shown is not None:
-        problems = _distinct([*faults(shown, name, kind), *problems])
+        problems = [*faults(shown, name, kind), *problems]
+    problems = _distinct([*problems, *option_faults(takes, name, kind)])
     file, line = _place(factory if callable(factory) or isinstance(factory, ModuleType) else type(factory))
     return {
         "problems": [vars(problem) for problem in problems],
         "doc": inspect.cleandoc(vars(factory).get("__doc__") or "") if hasattr(factory, "__dict__") else "",
         "hooks": implemented(shown) if kind == "hook" and shown is not None else [],
         "traits": _traits(shown, kind),
-        "options": [_plain(vars(option)) for option in options],
+        "options": [{**_plain(vars(option)), "type": _type(takes, option)} for option in options],
         "options_schema": options_schema(takes),
         "stateful": _keeps_state(shown),
         "linted": shown is not None,
         "file": file,
         "line": line,
     }
+
+
+def _type(takes: Any, option: Option) -> str:
+    """Return the type of an option in words, the members of an Enum as a config writes them."""
+    try:
+        return type_text(_spelt(annotations_of(takes)[0][option.name]))
+    except TypeError:  # values that are no literals
+        return option.type
+
+
+def _spelt(annotation: Any) -> Any:
+    """Return ``annotation`` with every Enum in it as the Literal of its values."""
+    kind, args = get_origin(annotation), get_args(annotation)
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
+        return Literal[tuple(member.value for member in annotation)]
+    if kind is Annotated:
+        return _spelt(args[0])
+    if kind in (Union, UnionType):
+        return Union[tuple(map(_spelt, args))]  # noqa: UP007
+    if not isinstance(kind, type) or not any(_spelt(arg) is not arg for arg in args):
+        return annotation
+    return kind[tuple(map(_spelt, args))]  # type: ignore[index]
 
 
 def _form(factory: Any) -> str:
@@ -148,7 +175,7 @@ def _raised(error: BaseException) -> dict[str, Any]:
     """Return what was raised in one line, and where."""
     if isinstance(error, ConfigError) and error.__cause__ is not None:
         error = error.__cause__
-    text = _not_there(error) if isinstance(error, ConfigError) else _one_line(error)
+    text = _not_there(error) if isinstance(error, ConfigError) else one_line(error)
     if isinstance(error, SyntaxError):
         return {"error": text, "file": error.filename or "", "line": error.lineno or 0}
     frames = [
@@ -169,10 +196,6 @@ def _not_there(error: ConfigError) -> str:
     return f"a file without that name. {exists}"
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-
-
 def _place(value: Any) -> tuple[str, int]:
     try:
         line = 1 if isinstance(value, ModuleType) else inspect.getsourcelines(inspect.unwrap(value))[1]
@@ -187,6 +210,10 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or type(value) in (bool, int, float, str):

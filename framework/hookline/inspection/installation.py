@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
+import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from importlib_metadata import EntryPoint
 
@@ -42,6 +43,8 @@ def broken_distributions(found: Sequence[Metadata]) -> Iterator[Finding]:
             yield from _incomplete(metadata)
             by_name[normalized(metadata.folder_name or metadata.name)].append(metadata)
         yield from _unreadable(metadata)
+    if not any(metadata.hidden for metadata in found):
+        yield from _of_torch()
     for several in by_name.values():
         if len(several) > 1:
             yield _doubled(several)
@@ -49,6 +52,19 @@ def broken_distributions(found: Sequence[Metadata]) -> Iterator[Finding]:
         if metadata.entry_points and not metadata.is_left_over:
             yield from _gone(metadata)
             yield from _unmet(metadata)
+            yield from _repeated(metadata)
+
+
+def _repeated(metadata: Metadata) -> Iterator[Finding]:
+    """Yield each name that one distribution gives to several plugins of one kind."""
+    values: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for point in metadata.all_entry_points:
+        values[point.group, point.name].append(point.value)
+    for (group, name), several in values.items():
+        if len(several) > 1:
+            where, got = f"{metadata.name}:{name}", f"{len(several)}: {', '.join(several)}; the last counts"
+            fix = f"Report it to the author of {metadata.name}"
+            yield Finding("name", name, _said(where, f"one line for it in [{group}]", got, fix))
 
 
 def broken_entry_points(metadata: Metadata) -> dict[EntryPoint, str]:
@@ -88,15 +104,21 @@ def _incomplete(metadata: Metadata) -> Iterator[Finding]:
 
 def _unreadable(metadata: Metadata) -> Iterator[Finding]:
     """Yield what hides the entry points of a distribution, whosever it is."""
-    hidden = [fault for fault in metadata.faults if fault.startswith("entry_points.txt")]
-    with suppress(OSError):
-        file = metadata.path / "entry_points.txt" if metadata.path is not None else Path()
-        if file.is_file() and metadata.text("entry_points.txt") is None and not hidden:
-            hidden = [f"{file.name}: it may not be read"]
-    for fault in hidden:
+    if metadata.hidden:
         fix = f"Run 'pip install --force-reinstall {metadata.name}'"
-        got = f"{fault}, in {_place(metadata)}; plugins in it are not found"
+        got = f"{metadata.hidden}, in {_place(metadata)}; plugins in it are not found, and it may stop torch"
         yield _finding("metadata", metadata, "entry points that can be read", got, fix)
+
+
+def _of_torch() -> Iterator[Finding]:
+    """Yield what stops torch, which looks for its own plugins as it is imported, before any of ours is."""
+    try:
+        importlib.metadata.entry_points(group="torch.backends")
+    except Exception as error:  # of whatever is installed
+        got = f"{type(error).__name__}: {error}"
+        fix = "Reinstall what it names, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0"
+        expected = "metadata of all distributions that importlib.metadata can read, for torch"
+        yield Finding("metadata", "torch", _said("torch", expected, got, fix))
 
 
 def _doubled(several: Sequence[Metadata]) -> Finding:
@@ -111,7 +133,7 @@ def _doubled(several: Sequence[Metadata]) -> Finding:
 def _gone(metadata: Metadata) -> Iterator[Finding]:
     """Yield files that the metadata promises and that are not there."""
     source = metadata.editable_source
-    if source is not None and not source.exists():
+    if source is not None and not os.path.exists(source):
         fix = f"Put it back, or run 'pip uninstall {metadata.name}'"
         got = f"{source}, which is gone"
         yield _finding("editable", metadata, "the folder of an editable installation", got, fix)
@@ -144,7 +166,8 @@ def _nowhere(point: EntryPoint) -> str:
 def _missing_files(metadata: Metadata) -> list[str]:
     rows = csv.reader((metadata.text("RECORD") or "").splitlines())
     files = [row[0] for row in rows if row and row[0].endswith(".py")]
-    return [file for file in files if not Path(str(metadata.distribution.locate_file(file))).exists()]
+    # In a zip its place is no path of the file system.
+    return [file for file in files if not metadata.distribution.locate_file(file).exists()]
 
 
 def _unmet(metadata: Metadata) -> Iterator[Finding]:
@@ -177,4 +200,4 @@ def _said(where: str, expected: str, got: str, fix: str) -> str:
 
 
 def _place(metadata: Metadata) -> str:
-    return str(metadata.path) if metadata.path is not None else str(metadata.distribution)
+    return str(getattr(metadata.distribution, "_path", metadata.distribution))

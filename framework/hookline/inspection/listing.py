@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hookline.catalog import InstalledPlugin, installed_plugins, local_plugin, normalized
+from hookline.catalog import InstalledPlugin, installed_plugins, local_plugin, means
 from hookline.inspection.choose import ambiguous
 
 if TYPE_CHECKING:
@@ -49,13 +49,16 @@ def listed(config: str | Path | None = None, overrides: Sequence[str] = ()) -> l
 
 
 def _row(plugin: InstalledPlugin, config: Config, plugins: Sequence[InstalledPlugin]) -> Listed:
+    from hookline.config.instances import own
+
     section = f"{plugin.kind}s"
-    named = [spec for spec in _specs(config, section) if _means(spec.use, plugin)]
-    clear = [spec for spec in named if ":" in spec.use or plugin not in ambiguous(plugins)]
+    uses = [(own(spec.use, section), spec) for spec in _specs(config, section)]
+    named = [(use, spec) for use, spec in uses if means(use, plugin.name, plugin.distribution)]
+    clear = [spec for use, spec in named if ":" in use or plugin not in ambiguous(plugins)]
     if clear:
         return Listed(plugin, True, "; ".join(_reason(spec, config, section) for spec in clear))
     if named:
-        return Listed(plugin, False, f"ambiguous: {_reason(named[0], config, section)}")
+        return Listed(plugin, False, f"ambiguous: {_reason(named[0][1], config, section)}")
     off = _switched_off(plugin, config, section)
     return Listed(plugin, False, f"off: {off}" if off else "")
 
@@ -69,7 +72,7 @@ def _others(config: Config, plugins: Sequence[InstalledPlugin]) -> Iterator[List
             reason = _reason(spec, config, section)
             if ".py:" in spec.use:
                 yield Listed(local_plugin(spec.use, config.base, kind), True, reason)
-            elif not any(_means(spec.use, plugin) for plugin in of_kind):
+            elif not any(means(spec.use, plugin.name, plugin.distribution) for plugin in of_kind):
                 distribution, _, name = spec.use.rpartition(":")
                 unknown = InstalledPlugin(name, kind, distribution, "", "", "")
                 yield Listed(unknown, False, f"not installed: {reason}", missing=True)
@@ -78,13 +81,6 @@ def _others(config: Config, plugins: Sequence[InstalledPlugin]) -> Iterator[List
 def _specs(config: Config, section: str) -> list[PluginSpec]:
     specs: list[PluginSpec] = getattr(config, section)
     return specs
-
-
-def _means(use: str, plugin: InstalledPlugin) -> bool:
-    distribution, _, name = use.rpartition(":")
-    return name == plugin.name and (
-        not distribution or normalized(distribution) == normalized(plugin.distribution)
-    )
 
 
 def _reason(spec: PluginSpec, config: Config, section: str) -> str:

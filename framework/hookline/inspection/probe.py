@@ -74,9 +74,10 @@ def probe(plugins: Sequence[InstalledPlugin], timeout_s: float = 60.0) -> list[R
         plugins: From `installed_plugins` or `local_plugin`.
         timeout_s: Longest time that the import of one may take, seconds.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # what one started may write on
         found: list[dict[str, Any]] = []
-        for batch in [plugins] if _FORKS and plugins else [[plugin] for plugin in plugins]:
+        while len(found) < len(plugins):  # a plugin can end the worker itself, and another one goes on
+            batch = plugins[len(found) :] if _FORKS else [plugins[len(found)]]
             found += _shown(batch, timeout_s, Path(tempfile.mkdtemp(dir=folder)))
     return [_report(plugin, shown) for plugin, shown in zip(plugins, found, strict=True)]
 
@@ -93,7 +94,10 @@ def _report(plugin: InstalledPlugin, shown: dict[str, Any]) -> Report:
 
 
 def _shown(plugins: Sequence[InstalledPlugin], timeout_s: float, folder: Path) -> list[dict[str, Any]]:
-    """Return what each of ``plugins`` showed, imported by one worker and its forks, or alone in it."""
+    """Return what each of ``plugins`` showed, imported by one worker and its forks, or alone in it.
+
+    When one of them ends the worker, it is the last.
+    """
     subjects = [{"value": one.value, "name": one.name, "kind": one.kind} for one in plugins]
     about = {"folder": str(folder), "subjects": subjects, "timeout_s": timeout_s, "forks": _FORKS}
     request = json.dumps({"path": sys.path, "request": about})
@@ -110,7 +114,8 @@ def _shown(plugins: Sequence[InstalledPlugin], timeout_s: float, folder: Path) -
             "Run 'python -c \"import hookline.plan\"' to see more."
         )
     found = [_read(folder / f"{i}.json") for i in range(len(plugins))]
-    return [shown or {"error": ended} for shown in found]
+    num_shown = next((i for i, shown in enumerate(found) if not shown), len(found))
+    return [*found[:num_shown], {"error": ended}][: len(plugins)]
 
 
 def _worked(request: str, folder: Path, deadline_s: float, environment: dict[str, str]) -> str:
@@ -129,9 +134,18 @@ def _worked(request: str, folder: Path, deadline_s: float, environment: dict[str
         except subprocess.TimeoutExpired:
             return f"an import that did not end within {deadline_s:g} s"
         finally:
-            worker.kill()
-            worker.wait()
+            _end(worker)
     return how_it_ended(worker.returncode)
+
+
+def _end(worker: subprocess.Popen[str]) -> None:
+    """End ``worker``: it is asked first, so that it ends what it has started."""
+    worker.terminate()
+    try:
+        worker.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -142,6 +156,7 @@ def _read(path: Path) -> dict[str, Any]:
 # Forking after torch is loaded is safe on Linux, and what Python itself has given up on macOS.
 _FORKS = sys.platform == "linux"
 _START_S = 120.0
+_GRACE_S = 2.0
 # The search path first: what hookline imports in the worker must be what it imports here.
 _WORKER = """
 import json, sys

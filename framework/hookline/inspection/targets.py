@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any, TypeAlias
 
 from hookline.config.sections import Offer
 from hookline.errors import HooklineError
+from hookline.inspection.worker import die_with_parent, one_line, text_of
 
 __all__ = ["TargetProbe", "Wanted", "serve"]
 
@@ -44,14 +47,17 @@ class TargetProbe:
         self.wanted, self.base = list(dict.fromkeys(wanted)), base
 
     def __enter__(self) -> TargetProbe:
-        self._folder = tempfile.TemporaryDirectory()
-        self._worker = subprocess.Popen(
-            [sys.executable, "-c", _WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._log = Path(self._folder.name, "worker.log")
+        with self._log.open("wb") as log:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-c", _WORKER],
+                env={**os.environ, **_remedy()},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                text=True,
+            )
         about = {"wanted": self.wanted, "base": str(self.base), "folder": self._folder.name}
         request = {"path": sys.path, **about}
         assert self._worker.stdin is not None
@@ -81,11 +87,25 @@ class TargetProbe:
         code = self._worker.returncode
         ended = f"the process that imported it ended with {code}"
         ended = f"its import did not end within {_TIMEOUT_S:g} s" if code is None else ended
+        if not found or (code and not missing):
+            text = self._log.read_text("utf-8", errors="replace").strip()
+            said = text.splitlines()[-1] if text else "nothing"
+            failed.append(f"targets of torch and hookline: {ended}; it said {said}")
         return found, [*failed, *(f"{section} target {target}: {ended}" for section, target in missing)]
+
+
+def _remedy() -> dict[str, str]:
+    """Return what keeps torch importable where it cannot read the metadata of all that is installed."""
+    try:
+        importlib.metadata.entry_points(group="torch.backends")
+    except Exception:  # whatever the metadata of a stranger leads to
+        return {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    return {}
 
 
 def serve(wanted: Sequence[Wanted], base: str, folder: str) -> None:
     """Write what is asked for into ``folder``, one file each; runs in the process of a `TargetProbe`."""
+    die_with_parent()
     for i, shown in enumerate(_described(wanted, Path(base))):
         part = Path(folder, f"{i:04}.part")
         part.write_text(json.dumps(shown), "utf-8")
@@ -101,10 +121,11 @@ def _described(wanted: Sequence[Wanted], base: Path) -> Iterator[dict[str, Any]]
         yield {**_offer(section, name, factory), "pattern": f"{escaped}[.:]{attribute}"}
     for section, target in wanted:
         try:
-            yield _offer(section, target, resolve_target(target, base, section))
-        except Exception as error:  # a stranger's code and annotations
-            said = str(error) if isinstance(error, HooklineError) else f"{type(error).__name__}: {error}"
-            yield {"section": section, "name": target, "error": " ".join(said.split())}
+            shown = _offer(section, target, resolve_target(target, base, section))
+        except BaseException as error:  # a stranger's code and annotations
+            said = text_of(error) if isinstance(error, HooklineError) else one_line(error)
+            shown = {"section": section, "name": target, "error": " ".join(said.split())}
+        yield shown
 
 
 def _known() -> Iterator[tuple[str, str, Any]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
 import re
 import signal
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +18,10 @@ from typing import Any
 
 from hookline.catalog import is_of_python
 
-__all__ = ["how_it_ended", "serve"]
+__all__ = ["die_with_parent", "end_in_order", "how_it_ended", "one_line", "serve", "text_of"]
 
 _GRACE_S = 2.0
+_PR_SET_PDEATHSIG = 1  # Source: prctl(2).
 
 
 def serve(folder: str, subjects: Sequence[Mapping[str, str]], timeout_s: float, forks: bool) -> None:
@@ -29,6 +33,7 @@ def serve(folder: str, subjects: Sequence[Mapping[str, str]], timeout_s: float, 
         timeout_s: Longest time for one, seconds; without forks it is for the caller to keep.
         forks: Give each a process of its own.
     """
+    end_in_order()
     # What a run imports anyway is not the plugin's time.
     import hookline.hooks
     import hookline.inspection.describe
@@ -43,18 +48,48 @@ def serve(folder: str, subjects: Sequence[Mapping[str, str]], timeout_s: float, 
             _report(path, subject)
 
 
+def end_in_order() -> None:
+    """Make a signal that asks this process to end an exit, so that its forks are ended and files deleted.
+
+    When its parent dies, it dies at once.
+    """
+    die_with_parent()
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def how_it_ended(code: int) -> str:
     """Return in words what the exit code of a plugin's process says; negative for a signal."""
     return f"a process that ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 
 
+def one_line(error: BaseException) -> str:
+    """Return type and text of what was raised."""
+    return f"{type(error).__name__}: {' '.join(text_of(error).split())}".rstrip(": ")
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of what was raised, also where a stranger's class cannot make it."""
+    try:
+        return str(error)
+    except BaseException as another:
+        return f"no text, for its __str__ raises {type(another).__name__}"
+
+
 def _fork(path: Path, subject: Mapping[str, str], timeout_s: float) -> None:
     """Report from a process of its own, or on one that ends without a report."""
     log = path.with_suffix(".log")
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
         try:
-            _be_alone(log)
+            _be_alone(log, parent)
             _report(path, subject)
         finally:
             os._exit(0)  # neither its threads nor its exit handlers are waited for
@@ -72,8 +107,16 @@ def _fork(path: Path, subject: Mapping[str, str], timeout_s: float) -> None:
         _write(path, {"error": error, **_place_in(log)})
 
 
-def _be_alone(log: Path) -> None:
+def _be_alone(log: Path, parent: int) -> None:
     """Leave the terminal and its signals; what is printed, and where it crashes, goes to ``log``."""
+    for name in ("SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    scratch = log.with_suffix(".tmp")  # it is deleted with all else, however this process ends
+    scratch.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
+    die_with_parent()
+    if os.getppid() != parent:  # it was too late to tell
+        os._exit(1)
     os.setsid()  # what it starts can be ended with it
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):

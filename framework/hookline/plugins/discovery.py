@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hookline.catalog import HOOKS, WRITERS, find, installed, plugin_of, unmet
+from hookline.catalog import HOOKS, WRITERS, InstalledPlugin, find, installed, plugin_of, unmet
 from hookline.config import resolve_target
 from hookline.errors import PluginError
 
 __all__ = ["HOOKS", "WRITERS", "LoadedPlugin", "find", "installed", "load"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,15 @@ def load(use: str, group: str, base: Path, where: str) -> LoadedPlugin:
             f"Run 'python -c \"import {point.value.partition(':')[0].strip()}\"' to see the "
             "whole traceback, then reinstall or report it to the author of the distribution."
         ) from error
+    _warn(plugin)
     return LoadedPlugin(factory, plugin.source)
+
+
+@cache
+def _warn(plugin: InstalledPlugin) -> None:
+    """Say once that a plugin, which may work all the same, was made for other versions."""
+    for need in unmet(plugin.requirements):
+        _log.warning("The plugin %r (%s) requires %s.", plugin.name, plugin.source, need)
 
 
 def _no_options() -> None:

@@ -255,6 +255,8 @@ class HookManager(pluggy.PluginManager):
             if is_entered:
                 with self._forgiving(name, error), self._attributed(implementation, offered, weight, "after"):
                     is_handled = wrapper.__exit__(type(error), error, error.__traceback__)
+                    if not is_handled:
+                        raise
             if not is_handled:
                 raise
         else:

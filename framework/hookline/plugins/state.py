@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hookline.errors import CheckpointError
+from hookline.errors import CheckpointError, HooklineError, PluginError, add_note
 from hookline.plugins.manager import HookManager
 
 __all__ = ["is_stateful", "load_states", "state_version", "states"]
@@ -26,11 +27,25 @@ def state_version(plugin: Any) -> int:
 
 
 def states(hooks: HookManager) -> dict[str, Any]:
-    """Return version and state of every plugin that has one, by instance name."""
-    return {
-        name: {"version": state_version(plugin), "state": plugin.state_dict()}
-        for name, plugin in _stateful(hooks)
-    }
+    """Return version and state of every plugin that has one, by instance name.
+
+    Raises:
+        PluginError: If what a plugin returns is no mapping.
+    """
+    found = {}
+    for name, plugin in _stateful(hooks):
+        try:
+            state = plugin.state_dict()
+        except Exception as error:
+            add_note(error, f"Raised by plugin {name!r} ({hooks.sources[name]}), state_dict")
+            raise
+        if not isinstance(state, Mapping):
+            raise PluginError(
+                f"{name} ({hooks.sources[name]}): expected a mapping from state_dict, got {state!r}. "
+                "Return what load_state_dict takes."
+            )
+        found[name] = {"version": state_version(plugin), "state": state}
+    return found
 
 
 def load_states(hooks: HookManager, saved: Mapping[str, Any]) -> None:
@@ -40,7 +55,7 @@ def load_states(hooks: HookManager, saved: Mapping[str, Any]) -> None:
     missing, or that nobody takes, is told in a warning.
 
     Raises:
-        CheckpointError: If a state is of another version than its plugin.
+        CheckpointError: If a state is of another version than its plugin, or its plugin cannot take it.
     """
     plugins = dict(_stateful(hooks))
     for name in saved.keys() - plugins.keys():
@@ -59,7 +74,17 @@ def _load(plugin: Any, name: str, source: str, saved: Mapping[str, Any]) -> None
             f"{name}: expected state of version {version}, got version {saved['version']}. "
             f"It was saved by another version of {source}. Install that one."
         )
-    plugin.load_state_dict(saved["state"])
+    try:
+        plugin.load_state_dict(saved["state"])
+    except HooklineError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise CheckpointError(
+            f"{name} ({source}): expected its load_state_dict to take what its state_dict returned, got "
+            f"{type(error).__name__}: {error}. It was raised at {at.filename}:{at.lineno}. Mend it; "
+            "where the state means something else now, raise state_version."
+        ) from error
 
 
 def _stateful(hooks: HookManager) -> Iterator[tuple[str, Any]]:

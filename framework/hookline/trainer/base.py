@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hookline import distributed
 from hookline.checkpoint import rng
-from hookline.errors import PluginError, RunError
+from hookline.errors import PluginError, RunError, notes
 from hookline.events import Events, EventStorage
 from hookline.hookspecs import HookBase
 from hookline.plugins import HookManager, load_states, states
@@ -116,6 +116,11 @@ class TrainerBase:
         self, hook: Any, name: str | None = None, source: str | None = None, on_error: str | None = None
     ) -> str:
         """Register one plugin; see `HookManager.add` for the arguments. Return its instance name."""
+        if isinstance(hook, HookBase) and hook.name and hook._trainer is None:
+            raise PluginError(
+                f"{type(hook).__name__}.name: expected it to be left alone, got {hook.name!r}. It becomes "
+                "the name in the config when the plugin is registered. Give yours another word."
+            )
         name = self.hooks.add(hook, name, source, on_error)
         if isinstance(hook, HookBase):
             hook.name, hook.trainer = name, self
@@ -333,6 +338,8 @@ class TrainerBase:
 
     def _fail(self, error: BaseException) -> None:
         self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):  # Python ends without a word about it
+            _log.error("%s", "\n".join([self.reason, *notes(error)]))
         _report(self.hooks.call_each("on_error", trainer=self, error=error), "on_error")
 
     def _end(self, error: BaseException | None) -> BaseException | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,8 +78,20 @@ def offered_weights(path: Path) -> list[str]:
     return [
         name
         for name, saved in states.items()
-        if isinstance(saved, dict) and isinstance(state := saved.get("state"), dict) and state.get("model")
+        if isinstance(saved, dict) and isinstance(state := saved.get("state"), dict)
+        if _are_weights(state.get("model"))
     ]
+
+
+def _are_weights(node: Any) -> bool:
+    """Return whether ``node`` of an outline is a mapping of tensors, apart from modules' extra state."""
+    match node:
+        case {"$ordered": [dict() as items, *_]}:
+            node = items
+    if not isinstance(node, dict):
+        return False
+    values = [value for name, value in node.items() if not name.endswith("_extra_state")]
+    return bool(values) and all(isinstance(value, dict) and value.keys() == {"$tensor"} for value in values)
 
 
 def _listed(names: Collection[str], limit: int = 3) -> str:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def run(trial: Trial, folder: Path) -> Outcome:
     methods = multiprocessing.get_all_start_methods()
     method = multiprocessing.get_start_method(allow_none=True) or methods[0]
     process = context.Process(target=_be_trial, args=(trial, folder, theirs, method))
-    process.start()
+    _start(process, context.get_start_method())
     theirs.close()
     try:
         outcome: Outcome = mine.recv()
@@ -116,6 +117,25 @@ def run(trial: Trial, folder: Path) -> Outcome:
         process.kill()
         process.join()
     return outcome
+
+
+def _start(process: Any, method: str) -> None:
+    """Start ``process`` deaf to Ctrl-C: this one hears it, too, ends the other, and tells what there is."""
+    if threading.current_thread() is not threading.main_thread():
+        process.start()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # processes inherit it
+    try:
+        if method == "forkserver":
+            from multiprocessing import forkserver  # there is none on Windows
+
+            forkserver.ensure_running()  # its forks inherit it, too, and waiting for one takes seconds
+        else:
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if method == "forkserver":
+        process.start()
 
 
 def _described(exit_code: int) -> str:

@@ -1,5 +1,6 @@
 """What is averaged, what evaluations measure, and that training does not notice."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,8 +12,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hookline import CheckpointError, ConfigError, DefaultTrainer, HookBase, PluginError, load_model
 from hookline.cli import main
+from hookline.hooks import Evaluate
 from hookline.testing import TinyModel, run_ranks, tiny_trainer
 from hookline_ema import EMA
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """Undo what a command does to the log of this process."""
+    logger = logging.getLogger("hookline")
+    handlers, logger_state = logger.handlers[:], (logger.propagate, logger.level)
+    yield
+    logger.handlers = handlers
+    logger.propagate, level = logger_state
+    logger.setLevel(level)
 
 
 class Weights(HookBase):
@@ -205,6 +218,18 @@ def test_the_weights_come_back_when_an_evaluation_fails():
     assert not torch.equal(weights.evaluated[0]["layers.0.weight"], weights.trained[-1]["layers.0.weight"])
 
 
+def test_on_an_error_the_weights_are_back_before_a_plugin_that_is_listed_first_looks():
+    class Rescue(Weights):
+        def on_error(self):
+            self.rescued = copied(self.trainer.model)
+
+    rescue = Rescue()
+    trainer = tiny_trainer(rescue, EMA(0.9), Evaluation(fails=True), max_iter=9)
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        trainer.train()
+    assert_equal(rescue.trained[-1], rescue.rescued)
+
+
 def test_before_the_first_update_the_weights_are_evaluated():
     average, weights = EMA(period=100), Weights()
     trained(average, weights, Evaluation(), max_iter=3)
@@ -357,6 +382,74 @@ def test_a_period_in_epochs_is_understood(project):
 
 
 # -- everywhere ------------------------------------------------------------------------------------
+
+
+class Unlike(TinyModel):
+    """Has buffers of several dtypes and shapes, in which every rank's forward leaves something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("wide", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("narrow", torch.zeros(2, 3, dtype=torch.bfloat16))
+        self.register_buffer("imaginary", torch.zeros(2, dtype=torch.complex64))
+        self.register_buffer("total", torch.zeros(2, 2).t())
+
+    def forward(self, batch):
+        if self.training:
+            for buffer in (self.wide, self.narrow, self.imaginary):
+                buffer += batch[0].mean().item()
+            self.total = self.total + batch[0].mean()
+        return super().forward(batch)
+
+
+def trained_on_a_rank(buffers, evaluation):
+    """Return all that training leaves behind here, what was evaluated, and the average."""
+    torch.set_num_threads(1)
+    hooks = [] if buffers is None else [EMA(0.9, warmup=False, buffers=buffers)]
+    weights = Weights()
+    trainer = trained(weights, evaluation, *hooks, max_iter=8, model=Unlike)
+    state = hooks[0].state_dict()["model"] if hooks else {}
+    assert all(map(torch.equal, state.values(), (hooks[0].weights if hooks else {}).values()))
+    return [copied(trainer.model), *weights.trained], weights.evaluated, state
+
+
+@pytest.mark.parametrize("buffers", ["copy", "average"])
+def test_on_several_processes_training_is_as_without_it_to_the_bit(buffers):
+    evaluation = Evaluate(3, data="eval")
+    without = run_ranks(trained_on_a_rank, None, evaluation)
+    assert not torch.equal(without[0][0][-2]["total"], without[1][0][-2]["total"])  # else nothing is tested
+    for (expected, _, _), (actual, _, _) in zip(
+        without, run_ranks(trained_on_a_rank, buffers, evaluation), strict=True
+    ):
+        for before, after in zip(expected, actual, strict=True):
+            assert_equal(before, after)
+
+
+def test_what_is_averaged_evaluated_and_saved_is_the_same_on_every_process():
+    # An evaluation of one's own does not share buffers, as those of hookline do.
+    first, second = run_ranks(trained_on_a_rank, "average", Evaluation(3))
+    for mine, theirs in zip(first[1], second[1], strict=True):
+        mine, theirs = (
+            {name: value for name, value in each.items() if name in first[2]} for each in (mine, theirs)
+        )
+        assert_equal(mine, theirs)
+    assert {"wide", "narrow", "imaginary", "total", "layers.1.running_var"} < first[2].keys()
+    assert_equal(first[2], second[2])
+
+
+def test_the_average_of_buffers_is_that_of_rank_0():
+    weights, _, average = run_ranks(trained_on_a_rank, "average", Evaluation(100))[0]
+    expected = weights[1]["total"]
+    for now in weights[2:]:
+        expected = torch.lerp(expected, now["total"], 1 - 0.9)
+    assert torch.equal(average["total"], expected)
+
+
+def test_only_with_an_average_of_buffers_it_communicates():
+    assert EMA(buffers="average").collective
+    assert not EMA().collective
+    with pytest.raises(PluginError, match="It communicates with other ranks"):
+        tiny_trainer().register_hook(EMA(buffers="average"), "ema", on_error="disable")
 
 
 def averaged_on_a_rank() -> list[float]:

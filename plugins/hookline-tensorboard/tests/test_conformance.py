@@ -13,7 +13,7 @@ WITH_TIMES = (metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG)
 
 def read(run_dir):
     """Return everything in the file but wall times, and the id of the run."""
-    (path,) = (run_dir / "tensorboard").iterdir()
+    (path,) = (run_dir / "tensorboard").rglob("events.out.tfevents.*")
     events = [Event.FromString(record) for record in RawEventFileLoader(str(path)).Load()]
     for event in events:
         event.ClearField("wall_time")

@@ -345,3 +345,41 @@ def test_importing_the_plugin_imports_no_tensorboard():
     code = "import hookline_tensorboard, sys; print({'tensorboard', 'PIL', 'google'} & sys.modules.keys())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "set()"
+
+
+def points(first, last):
+    return [Events(i, 0.0, {"x": Scalar(float(i))}) for i in range(first, last)]
+
+
+def test_an_instance_of_another_name_has_a_folder_of_its_own_where_it_goes_on(run):
+    writers = {name: TensorBoardWriter() for name in ("tensorboard", "again")}
+    for name, writer in writers.items():
+        writer.open(replace(run, writer=name))
+        writer.write(points(0, 25))
+    position = writers["again"].state_dict()
+    writers["again"].write(points(25, 30))
+    for writer in writers.values():
+        writer.close("paused")
+    folder = run.dir / "tensorboard"
+    assert sorted(path.name for path in folder.iterdir()) == ["again", "events.out.tfevents.hookline"]
+    resumed = TensorBoardWriter()
+    resumed.load_state_dict(position)
+    resumed.open(replace(run, writer="again", start_iter=25))
+    resumed.close("paused")
+    (file,) = (folder / "again").iterdir()
+    assert file.read_bytes() == (folder / "events.out.tfevents.hookline").read_bytes()
+    assert resumed.view_command() == f"tensorboard --logdir {folder / 'again'}"
+
+
+def test_a_position_of_before_there_were_folders_is_found_in_the_only_one(run):
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write(points(0, 25))
+    position = writer.state_dict()
+    writer.close("paused")
+    del position["folder"]
+    resumed = TensorBoardWriter()
+    resumed.load_state_dict(position)
+    resumed.open(replace(run, writer="board"))
+    resumed.close("paused")
+    assert event_file(run).is_file()

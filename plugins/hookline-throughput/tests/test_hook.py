@@ -4,6 +4,8 @@ import inspect
 import json
 import random
 import re
+import threading
+import warnings
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -12,6 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import register_module_forward_hook, register_module_full_backward_hook
+from torch.nn.utils import prune
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -224,6 +230,109 @@ def test_counting_leaves_model_gradients_random_numbers_and_metrics_alone():
     assert type(measured.model.layers[0].weight) is nn.Parameter
 
 
+class Keeping(HookBase):
+    """Keeps what ``watch`` shows it of a forward, and needs its numbers."""
+
+    def __init__(self, watch):
+        self.watch, self.kept = watch, []
+
+    def before_train(self):
+        self.remove = self.watch(self.trainer.model, self._keep)
+
+    def _keep(self, module, *seen):
+        self.kept += [value for value in tree_leaves(seen) if isinstance(value, torch.Tensor)]
+
+    def after_step(self):
+        self.kept = [value.sum().item() for value in self.kept]
+        self.trainer.storage.put_scalar("kept", sum(self.kept))
+        self.num_kept = len(self.kept)
+        self.kept.clear()
+
+    def after_train(self):
+        self.remove()
+
+
+def in_a_closure(register):
+    """Return the way to watch by a function that nobody sees the owner of."""
+    return lambda model, keep: register(model, lambda *seen: keep(*seen)).remove
+
+
+def replaced_forward(model, keep):
+    layer = model.layers[0]
+    forward = layer.forward
+
+    def watched(x):
+        keep(layer, output := forward(x))
+        return output
+
+    layer.forward = watched
+    return lambda: vars(layer).pop("forward")
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda model, keep: model.layers[0].register_forward_hook(keep).remove,
+        in_a_closure(lambda model, keep: model.layers[0].register_forward_hook(keep)),
+        in_a_closure(lambda model, keep: model.layers[0].register_forward_pre_hook(keep)),
+        in_a_closure(lambda model, keep: model.layers[0].register_full_backward_hook(keep)),
+        in_a_closure(lambda model, keep: model.layers[0].register_full_backward_pre_hook(keep)),
+        in_a_closure(
+            lambda model, keep: model.layers[0].weight.register_hook(lambda grad: keep(model, grad))
+        ),
+        in_a_closure(lambda model, keep: register_module_forward_hook(keep)),
+        in_a_closure(lambda model, keep: register_module_full_backward_hook(keep)),
+        replaced_forward,
+    ],
+)
+def test_what_others_watch_the_model_with_sees_the_training_alone(ticking, caplog, watch):
+    plain, beside = Keeping(watch), Keeping(watch)
+    without, measured = run(plain, max_iter=4), run(beside, Throughput(period=2), max_iter=4)
+    assert points(without, "kept") == points(measured, "kept")
+    assert beside.num_kept == plain.num_kept > 0
+    is_told = "replaced by a function" in caplog.text
+    assert ("Throughput/model_flops_per_s" in measured.storage.latest()) != is_told
+    assert is_told == (watch is replaced_forward)
+
+
+def test_the_plugin_that_a_hook_belongs_to_is_not_copied(ticking, caplog):
+    class Uncopied(HookBase):
+        def before_train(self):
+            self.handle = self.trainer.model.layers[0].register_forward_hook(self.keep)
+            self.trainer.model.register_load_state_dict_post_hook(self.keep)
+
+        def keep(self, *seen):
+            pass
+
+        def __deepcopy__(self, memo):
+            raise AssertionError("copied")
+
+    assert "Throughput/model_flops_per_s" in run(Uncopied(), Throughput(period=2)).storage.latest()
+    assert "not counted" not in caplog.text
+
+
+def test_a_forward_that_reaches_the_model_itself_leaves_its_gradients_alone():
+    class Reaching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer = nn.Linear(2, 1)
+            self.call = lambda x: layer(x)
+
+        def forward(self, x):
+            return self.call(x).mean()
+
+    model = Reaching()
+    assert count_flops(model, torch.randn(3, 2), CPU) > 0
+    assert model.layer.weight.grad is None
+    model(torch.randn(3, 2)).backward()
+    before = model.layer.weight.grad
+    kept = before.clone()
+    count_flops(model, torch.randn(3, 2), CPU)
+    assert model.layer.weight.grad is before
+    assert torch.equal(before, kept)
+
+
 # -- counting --------------------------------------------------------------------------------------
 
 
@@ -280,6 +389,54 @@ class Mean(nn.Module):
         return x.mean()
 
 
+def old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    "normed",
+    [
+        old_weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", amount=2),
+    ],
+)
+def test_a_weight_that_torch_computes_in_each_forward_is_computed_in_the_copy(normed):
+    model, x = nn.Sequential(normed(nn.Linear(4, 6)), Mean()), torch.randn(3, 4)
+    model(x)
+    with FlopCounterMode(display=False) as counter:
+        model(x).backward()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert count_flops(model, x, CPU) == counter.get_total_flops() >= 2 * (2 * 3 * 4 * 6)
+    for name, value in model.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+def test_hooks_of_the_model_itself_are_part_of_it():
+    class Featured(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.first.register_forward_hook(self.keep)
+
+        def keep(self, module, arguments, output):
+            self.feature = output
+
+        def forward(self, x):
+            self.first(x)
+            return self.second(self.feature).mean()
+
+    model, x = Featured(), torch.randn(2, 4)
+    model(x)
+    feature = model.feature
+    assert count_flops(model, x, CPU) == 5 * (2 * 2 * 4 * 4)
+    assert model.feature is feature
+
+
 def test_a_compiled_model_is_counted_without_compiling():
     compiled = []
 
@@ -306,6 +463,73 @@ def test_a_model_that_looks_at_its_data_is_told_of_once_and_trains_on(ticking, c
     assert said.endswith("Set flops_per_sample to the number, or to null.")
     assert "Throughput/samples_per_s" in trainer.storage.latest()
     assert "Throughput/mfu" not in trainer.storage.latest()
+
+
+class Uncopyable(TinyModel):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class NoForward(TinyModel):
+    def forward(self, batch):
+        if isinstance(self.layers[0].weight, FakeTensor):
+            raise ValueError("not this\nagain")
+        return super().forward(batch)
+
+
+class Backwardless(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if isinstance(gradient, FakeTensor):
+            raise ValueError("no way back")
+        return gradient
+
+
+class NoBackward(TinyModel):
+    def forward(self, batch):
+        return Backwardless.apply(super().forward(batch))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Uncopyable, "the model cannot be copied (TypeError: cannot pickle '_thread.lock' object)"),
+        (NoForward, "its forward failed without data (ValueError: not this)"),
+        (NoBackward, "its backward failed without data (ValueError: no way back)"),
+    ],
+)
+def test_what_fails_is_named_and_training_goes_on(ticking, caplog, model, why):
+    trainer = run(Throughput(period=2), model=model, max_iter=4)
+    (said,) = [record.getMessage() for record in caplog.records if "FLOPs" in record.getMessage()]
+    assert said == (
+        f"Throughput: FLOPs are not counted, because {why}. Set flops_per_sample to the number, or to null."
+    )
+    assert trainer.status == "finished"
+    assert "Throughput/samples_per_s" in trainer.storage.latest()
+
+
+def test_a_fault_of_the_counting_itself_ends_nothing(ticking, caplog, monkeypatch):
+    monkeypatch.setattr(hookline_throughput.shadow, "_GLOBAL_HOOKS", ["_of_another_torch"])
+    assert run(Throughput(period=2), max_iter=4).status == "finished"
+    assert "FLOPs are not counted, because counting failed (AttributeError: " in caplog.text
+
+
+def test_a_first_batch_of_no_samples_ends_nothing(ticking, caplog):
+    class Total(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).sum()
+
+    model = Total(4, 1)
+    batches = [torch.zeros(0, 4), torch.zeros(8, 4)]
+    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.register_hooks([Throughput(period=2)])
+    trainer.train(0, 4)
+    assert "FLOPs are not counted, because the first batch has no samples." in caplog.text
 
 
 # -- batches ---------------------------------------------------------------------------------------

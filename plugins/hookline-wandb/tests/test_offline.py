@@ -171,3 +171,20 @@ def test_importing_the_plugin_and_a_disabled_writer_import_no_wandb(run):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "set()"
+
+
+def test_an_instance_of_another_name_is_a_run_of_its_own_and_goes_on_as_one(run, training):
+    writer = WandbWriter(mode="offline")
+    writer.open(replace(run, writer="again"))
+    writer.write(training(0, 20))
+    state = writer.state_dict()
+    writer.close("paused")
+    assert state["id"] == f"{run.id}-again"
+    (directory,) = directories(run)
+    (started,) = (record["run"] for record in records(directory) if record["type"] == "run")
+    assert (started["run_id"], started["display_name"]) == (f"{run.id}-again", f"{run.id}-again")
+    assert points(history(directory), "total_loss") == [(9, 4.5), (19, 14.5)]
+    old = WandbWriter(mode="disabled")
+    old.load_state_dict(state | {"id": run.id})  # of before the name of an instance was known
+    old.open(replace(run, writer="again"))
+    assert old.state_dict()["id"] == run.id

@@ -37,7 +37,7 @@ class Count(EventWriter):
 
     def open(self, run: Run) -> None:
         """Remember where to write."""
-        self.path = run.dir / "count.txt"
+        self.path = run.dir / f"{run.writer or 'count'}.txt"
 
     def write(self, events: Sequence[Events]) -> None:
         """Count, and write the count."""

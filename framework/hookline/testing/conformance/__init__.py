@@ -13,6 +13,7 @@ from hookline.testing.conformance import attribution, hooks, writers
 from hookline.testing.conformance import ranks as two_ranks
 from hookline.testing.conformance.bench import Bench
 from hookline.testing.conformance.options import configured, linted, made_and_linted, periods_fit
+from hookline.testing.conformance.settings import kept_settings
 from hookline.testing.conformance.subject import Subject
 from hookline.testing.conformance.writer_bench import WriterBench
 from hookline.testing.tiny import tiny_trainer
@@ -37,6 +38,7 @@ def assert_plugin_conforms(
 
     It is configured, trained with, stopped and resumed, made to fail, and enabled twice. Takes seconds.
     What does not depend on a check that failed is checked all the same, so one call tells all that is wrong.
+    Settings of torch that the plugin changes are set back.
 
     Args:
         plugin: What an entry point names: a class, a function that returns the plugin, or a module. An
@@ -58,7 +60,10 @@ def assert_plugin_conforms(
     """
     __tracebackhide__ = True
     subject = Subject.of(plugin, options or {})
-    with tempfile.TemporaryDirectory(prefix="hookline-conformance-", dir=_folder()) as folder:
+    with (
+        kept_settings(),
+        tempfile.TemporaryDirectory(prefix="hookline-conformance-", dir=_folder()) as folder,
+    ):
         _run(subject, [("lint", lambda: linted(subject))])
         subject = _configured(subject)
         _refuse("read", read is not None and not subject.is_writer, "writers")
@@ -102,6 +107,7 @@ def _check_writer(subject: Subject, bench: WriterBench) -> None:
         ("delivery", lambda: writers.is_delivered_to(bench)),
         ("state", lambda: writers.resumes(bench)),
         ("close", lambda: writers.closes(bench)),
+        ("twice", lambda: writers.works_twice(bench)),
         ("errors", lambda: writers.goes_back(bench)),
     ]
     _run(subject, checks)

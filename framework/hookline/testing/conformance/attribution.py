@@ -94,7 +94,7 @@ def _lines(bench: Bench) -> list[_Line]:
     def at_line(hook: str, frame: FrameType) -> None:
         lines.setdefault(_Line(hook, frame.f_code.co_filename, frame.f_lineno))
 
-    hooks = implemented(bench.subject.new())
+    hooks = implemented(bench.subject.sample())
     for kind in ("", *(hook for hook in hooks if hook in ("after_load", "on_error"))):
         with suppress(_AskedForError):
             _run(bench, kind, lambda trainer: _trace(bench, trainer, at_line))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,16 @@ from hookline.hooks import Checkpoint, Evaluate
 from hookline.hookspecs import HookBase
 from hookline.purity import differences, fingerprint
 from hookline.purity.digests import digests
+from hookline.testing.conformance.settings import kept_settings
 from hookline.testing.conformance.subject import Subject
 from hookline.testing.tiny import seed_all
 from hookline.trainer import SimpleTrainer
 
-__all__ = ["Bench", "Outcome", "scalar_difference", "training_difference"]
+__all__ = ["Bench", "Outcome", "Records", "record_difference", "training_difference"]
 
 Prepare = Callable[[SimpleTrainer], None]
+Records = dict[tuple[int, str, str], "float | str"]
+"""What was put, by iteration, kind and name: a scalar's value, a digest of an image, histogram or text."""
 
 _EVALUATION_PERIOD = 4
 _CHECKPOINT_PERIOD = 6
@@ -37,7 +40,7 @@ class Outcome:
     Attributes:
         num_iters: Iterations done.
         parts: Digests of all that decides how training would go on, by part.
-        scalars: By iteration and name; volatile ones left out.
+        records: What was put; volatile scalars left out.
         states: Digests of what is in the state of each instance of the plugin, by instance name and path.
         checkpoint: The last one that was saved.
         measured: Names of the scalars that evaluations put.
@@ -46,7 +49,7 @@ class Outcome:
     num_iters: int = 0
     status: str = ""
     parts: dict[str, str] = field(default_factory=dict)
-    scalars: dict[tuple[int, str], float] = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
     states: dict[str, dict[str, str]] = field(default_factory=dict)
     checkpoint: Path | None = None
     measured: set[str] = field(default_factory=set)
@@ -80,8 +83,6 @@ class Bench:
 
     def __init__(self, subject: Subject, trainer: Callable[..., Any], max_iter: int, folder: Path) -> None:
         self.subject, self.trainer, self.max_iter, self.folder = subject, trainer, max_iter, folder
-        self.is_pure = False
-        """Whether it was found that the plugin changes nothing that training depends on."""
         self._numbers = itertools.count()
 
     @property
@@ -99,6 +100,21 @@ class Bench:
         """The same once more."""
         return self.run()
 
+    @cached_property
+    def without(self) -> Outcome:
+        """The same without the plugin; it ends where the plugin ended its own."""
+        return self.run(copies=0, stop_at=self.whole.num_iters if self.is_ended else None)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the plugin ends a run before its last iteration."""
+        return self.whole.num_iters < self.max_iter
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether a run with the plugin ends with the same training state as one without it."""
+        return not training_difference(self.without, self.whole)
+
     def run(
         self,
         copies: int = 1,
@@ -108,7 +124,7 @@ class Bench:
         prepare: Prepare = lambda trainer: None,
         **options: Any,
     ) -> Outcome:
-        """Train, and return what became of it.
+        """Train, and return what became of it; settings of torch are then as they were.
 
         Args:
             copies: How many instances of the plugin take part.
@@ -117,6 +133,17 @@ class Bench:
             prepare: Called with the trainer before the run.
             options: Of the trainer.
         """
+        with kept_settings():
+            return self._run(copies, stop_at, resume, prepare, options)
+
+    def _run(
+        self,
+        copies: int,
+        stop_at: int | None,
+        resume: Path | None,
+        prepare: Prepare,
+        options: Mapping[str, Any],
+    ) -> Outcome:
         run_dir = self.folder / f"run-{next(self._numbers)}"
         seed_all(distributed.rank())  # a trainer of the author's own may not
         trainer: SimpleTrainer = self.trainer(run_dir=run_dir, max_iter=self.max_iter, **options)
@@ -138,7 +165,7 @@ class Bench:
             trainer.iter,
             trainer.status,
             {part: d for part, d in fingerprint(trainer).items() if not part.startswith(_NO_STATE)},
-            _stable_scalars(events),
+            _records(events),
             {name: _state_digests(plugin) for name, plugin in plugins.items()},
             kit.path,
             kit.measured,
@@ -161,23 +188,35 @@ def training_difference(first: Outcome, second: Outcome) -> tuple[str, ...]:
     return differences(first.parts, second.parts)
 
 
-def scalar_difference(wanted: Mapping[tuple[int, str], float], got: Mapping[tuple[int, str], float]) -> str:
-    """Return the first scalar that is not the same in both, in words; nothing when all are."""
-    for iteration, name in sorted({*wanted, *got}):
-        values = [repr(each.get((iteration, name), "nothing")) for each in (got, wanted)]
-        if values[0] != values[1]:
-            found, expected = (value.strip("'") for value in values)
-            return f"{found} as {name!r} of iteration {iteration} instead of {expected}"
+def record_difference(wanted: Records, got: Records) -> str:
+    """Return the first record that is not the same in both, in words; nothing when all are."""
+    for key in sorted({*wanted, *got}):
+        iteration, kind, name = key
+        values = [repr(each.get(key, "nothing")) for each in (got, wanted)]
+        if values[0] == values[1]:
+            continue
+        if kind != "scalar":
+            which = "another" if key in wanted and key in got else "an additional" if key in got else "no"
+            return f"{which} {kind} {name!r} of iteration {iteration}"
+        found, expected = (value.strip("'") for value in values)
+        return f"{found} as {name!r} of iteration {iteration} instead of {expected}"
     return ""
 
 
-def _stable_scalars(events: list[Events]) -> dict[tuple[int, str], float]:
-    return {
-        (event.iteration, name): scalar.value
-        for event in events
-        for name, scalar in event.scalars.items()
-        if not scalar.volatile
-    }
+def _records(events: Sequence[Events]) -> Records:
+    found: Records = {}
+    for event in events:
+        shapes = {name: vars(histogram) for name, histogram in event.histograms.items()}
+        stable = {name: scalar.value for name, scalar in event.scalars.items() if not scalar.volatile}
+        of_kind: dict[str, Mapping[str, float | str]] = {
+            "scalar": stable,
+            "image": digests(event.images),
+            "histogram": digests(shapes),
+            "text": digests(event.texts),
+        }
+        for kind, records in of_kind.items():
+            found |= {(event.iteration, kind, name): record for name, record in records.items()}
+    return found
 
 
 def _state_digests(plugin: Any) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from hookline.errors import PluginError, notes
 from hookline.plugins import HookCall
 from hookline.purity import RANDOM, Change, described, observe
-from hookline.testing.conformance.bench import Bench, scalar_difference, training_difference
+from hookline.testing.conformance.bench import Bench, Outcome, Records, record_difference, training_difference
 from hookline.testing.conformance.subject import refused
 from hookline.trainer import SimpleTrainer
 
@@ -40,14 +40,17 @@ def repeats(bench: Bench) -> None:
         raise refused(
             bench.name, "two equal runs to end with the same state", f"other {described(parts)}", mend
         )
-    if got := scalar_difference(bench.whole.scalars, bench.again.scalars):
-        mend = "Put what differs from run to run with volatile=True"
-        raise refused(bench.name, "two equal runs to put the same scalars", got, mend)
+    if got := record_difference(bench.whole.records, bench.again.records):
+        mend = (
+            "Put what differs from run to run with volatile=True, and only as scalars; "
+            "keep what belongs to an instance on self, not in its class or module"
+        )
+        raise refused(bench.name, "two equal runs to put the same", got, mend)
 
 
 def resumes(bench: Bench) -> None:
     """Check that a run that is saved, and goes on in new objects, ends as one that never stopped."""
-    name, plugin = bench.name, bench.subject.new()
+    name, plugin = bench.name, bench.subject.sample()
     methods = [method for method in ("state_dict", "load_state_dict") if hasattr(plugin, method)]
     if len(methods) == 1:
         mend = "Define both, or neither"
@@ -67,8 +70,8 @@ def resumes(bench: Bench) -> None:
         else "Give it state_dict and load_state_dict, with all that later iterations depend on"
     )
     expected = f"a run that is resumed at iteration {middle} to"
-    early = {key: value for key, value in before.scalars.items() if key[0] < middle}
-    if got := scalar_difference(bench.whole.scalars, {**early, **after.scalars}):
+    early = {key: value for key, value in before.records.items() if key[0] < middle}
+    if got := record_difference(bench.whole.records, {**early, **after.records}):
         raise refused(name, f"{expected} put what an uninterrupted one does", got, mend)
     if parts := training_difference(bench.whole, after):
         got = f"other {described(parts)}"
@@ -80,25 +83,23 @@ def resumes(bench: Bench) -> None:
 
 def observes(bench: Bench) -> None:
     """Check that a plugin that calls itself an observer changes nothing that training depends on."""
-    if not getattr(bench.subject.new(), "observer", False):
+    if not getattr(bench.subject.sample(), "observer", False):
         return
     watches: list[Any] = []
     bench.run(prepare=lambda trainer: watches.append(observe(trainer, [bench.name])))
     for change in watches[0].changes:
         raise _impure(change)
-    ended = bench.whole.num_iters if bench.whole.num_iters < bench.max_iter else None
-    without = bench.run(copies=0, stop_at=ended)
+    without = bench.without
     if parts := training_difference(without, bench.whole):
         got = f"other {described(parts)}, though no single call changed any"
         mend = "Look for what it replaces or registers: a hook of a module, an attribute of the trainer"
         raise refused(bench.name, "an observer to leave a run as it is without it", got, mend)
     # An observer may swap weights for an evaluation: then it is to measure something else.
-    others = {key: value for key, value in without.scalars.items() if key[1] not in without.measured}
-    with_it = {key: bench.whole.scalars[key] for key in others if key in bench.whole.scalars}
-    if ended is None and (got := scalar_difference(others, with_it)):
+    others = {key: value for key, value in without.records.items() if key[2] not in without.measured}
+    with_it = {key: bench.whole.records[key] for key in others if key in bench.whole.records}
+    if not bench.is_ended and (got := record_difference(others, with_it)):
         mend = "Put scalars under names of the plugin's own"
         raise refused(bench.name, "an observer to leave the scalars of others as they are", got, mend)
-    bench.is_pure = True
 
 
 def works_twice(bench: Bench) -> None:
@@ -120,12 +121,16 @@ def works_twice(bench: Bench) -> None:
     mend = "Keep what belongs to an instance on self, not in its class or module"
     if parts := training_difference(twin, again):
         raise refused(name, expected, f"other {described(parts)} in the second of two equal runs", mend)
-    if got := scalar_difference(twin.scalars, again.scalars):
+    if got := record_difference(twin.records, again.records):
         raise refused(name, expected, f"{got} in the second of two equal runs", mend)
     if not bench.is_pure:
         return  # What it does to training it does twice.
     if parts := training_difference(bench.whole, twin):
         raise refused(name, expected, f"other {described(parts)} than with one", mend)
+    for instance in twin.states:
+        if got := record_difference(_own(bench.whole, name), _own(twin, instance, name)):
+            own = f"{mend}, and put what is its own under self.name"
+            raise refused(name, f"{expected}, {instance!r} as if it were alone", got, own)
     for instance, state in twin.states.items():
         if path := _changed_state(bench, state):
             raise refused(
@@ -177,6 +182,16 @@ def _impure(change: Change) -> AssertionError:
     return refused(
         where, "an observer to change nothing", got, f"{mend}; else it is no observer: remove the trait"
     )
+
+
+def _own(outcome: Outcome, instance: str, name: str = "") -> Records:
+    """Return what an instance put under its own name, as if that were ``name``."""
+    prefix = f"{instance}/"
+    return {
+        (iteration, kind, f"{name or instance}/{put.removeprefix(prefix)}"): value
+        for (iteration, kind, put), value in outcome.records.items()
+        if put.startswith(prefix)
+    }
 
 
 def _changed_state(bench: Bench, state: dict[str, str]) -> str:

@@ -10,13 +10,12 @@ from typing import Any
 
 from hookline.config import Epochs, check_options, describe_options, load_config, resolve_target, to_yaml
 from hookline.errors import Fault, HooklineError
-from hookline.plugins.lint import faults
+from hookline.plugins.lint import faults, option_faults
 from hookline.purity.digests import digests
 from hookline.testing.conformance.subject import Subject, refused
 
 __all__ = ["configured", "linted", "made_and_linted", "periods_fit"]
 
-_RESERVED = {"hooks": ("use", "on_error"), "writers": ("use", "on_error", "period")}
 _ITERS_PER_EPOCH = 8  # of `tiny_data`
 
 
@@ -29,7 +28,7 @@ def linted(subject: Subject) -> None:
 
 def made_and_linted(subject: Subject) -> None:
     """Check the same of what is built."""
-    _raise(faults(subject.new(), subject.name, _kind(subject)))
+    _raise(faults(subject.sample(), subject.name, _kind(subject)))
 
 
 def configured(subject: Subject) -> Subject:
@@ -39,7 +38,7 @@ def configured(subject: Subject) -> Subject:
     """
     name = subject.name
     section = f"{_kind(subject)}s"
-    _check_signature(subject, section)
+    _raise(list(option_faults(subject.options_of, name, _kind(subject))))
     plain = {key: _as_target(value) for key, value in subject.options.items()}
     direct = _checked(subject, plain)
     read = _through_a_file(section, name, plain)
@@ -58,7 +57,7 @@ def configured(subject: Subject) -> Subject:
     }
     made = replace(subject, options={**options, **lengths})
     try:
-        made.new()
+        made.sample()
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
         mend = "Only keep the options in __init__, and give those that are required"
@@ -84,28 +83,6 @@ def periods_fit(subject: Subject, max_iter: int) -> None:
             mend = f"Give assert_plugin_conforms a short one, such as {{{option.name!r}: 2}}"
             expected = f"a period within the {max_iter} iterations of a run"
             raise refused(f"{subject.name}.{option.name}", expected, str(value), mend)
-
-
-def _check_signature(subject: Subject, section: str) -> None:
-    """Check that every option can be set in a config, and that every default is one that could be."""
-    for option in describe_options(subject.options_of):
-        where = f"{subject.name}.{option.name}"
-        if option.name in _RESERVED[section]:
-            mend = "Give the parameter another name"
-            if option.name == "period":
-                mend += "; the period of a writer is run.period in open(run)"
-            raise refused(where, f"a name that a config leaves to {section}", option.name, mend)
-        if option.required or option.default is None:
-            continue
-        _, problems = check_options(subject.options_of, {option.name: option.default}, subject.name)
-        if any(not problem.missing for problem in problems):
-            mend = "Mend the default or the annotation: a config could not write down what is the default"
-            raise refused(
-                where,
-                f"a default that its annotation allows ({problems[0].expected})",
-                repr(option.default),
-                mend,
-            )
 
 
 def _checked(subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:

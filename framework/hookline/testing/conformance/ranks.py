@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch.distributed as dist
@@ -66,7 +68,7 @@ def agree(bench: Bench, timeout_s: float) -> None:
         got = "\n".join([str(failure), *notes(failure)])
         raise refused(name, "a run on two ranks to end well", got, mend) from failure
     communicates = next((call for called in calls for call in called), None)
-    if communicates and not getattr(subject.new(), "collective", False):
+    if communicates and not getattr(subject.sample(), "collective", False):
         mend = "Add 'collective = True' to the class: one rank must not switch it off alone"
         raise refused(name, "a plugin that communicates to say so", _shown(communicates), mend)
     first, second = weights
@@ -126,14 +128,41 @@ def _noting(bench: Bench, file: Any) -> Iterator[Callable[[SimpleTrainer], None]
         trainers.append(trainer)
         trainer.hooks.watch(around)
 
-    originals = {name: getattr(dist, name) for name in _COLLECTIVES if hasattr(dist, name)}
-    for name, collective in originals.items():
-        setattr(dist, name, noting(name, collective))
+    noted = {
+        id(collective): noting(name, collective)
+        for name in _COLLECTIVES
+        if (collective := getattr(dist, name, None)) is not None
+    }
+    places = [
+        (names, name, collective)
+        for names in _namespaces()
+        for name, collective in names.items()
+        if id(collective) in noted
+    ]
+    for names, name, collective in places:
+        names[name] = noted[id(collective)]
     try:
         yield prepare
     finally:
-        for name, collective in originals.items():
-            setattr(dist, name, collective)
+        for names, name, collective in places:
+            names[name] = collective
+
+
+def _namespaces() -> list[dict[str, Any]]:
+    """Return the names of torch.distributed, and of all modules that may have imported some of them."""
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] != "torch"]
+    found = [
+        names for module in [dist, *modules] if isinstance(names := getattr(module, "__dict__", 0), dict)
+    ]
+    # A script is run again in a rank, and its functions do not look where its module has their names.
+    found += map(_globals, list(vars(sys.modules["__main__"]).values()))
+    return list({id(names): names for names in found}.values())
+
+
+def _globals(value: Any) -> dict[str, Any]:
+    """Return the names that a function, or the functions of a class, look up."""
+    functions = vars(value).values() if isinstance(value, type) else [value]
+    return next((function.__globals__ for function in functions if isinstance(function, FunctionType)), {})
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 from hookline.errors import Fault
 from hookline.events import EventWriter
+from hookline.testing.conformance.settings import kept_settings
 
 __all__ = ["Subject", "refused"]
 
@@ -58,7 +59,7 @@ class Subject:
         """True for an event writer."""
         if inspect.isclass(self.plugin):
             return issubclass(self.plugin, EventWriter)
-        return isinstance(self.new(), EventWriter)
+        return isinstance(self.sample(), EventWriter)
 
     @property
     def options_of(self) -> Callable[..., Any]:
@@ -70,6 +71,11 @@ class Subject:
         if self.is_module:
             return self.plugin
         return self.plugin(**self.options) if callable(self.plugin) else copy.deepcopy(self.plugin)
+
+    def sample(self) -> Any:
+        """Return a new plugin to look at, not to run: what making it sets in torch is set back."""
+        with kept_settings():
+            return self.new()
 
 
 def refused(where: str, expected: str, got: str, mend: str) -> AssertionError:

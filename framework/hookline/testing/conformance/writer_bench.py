@@ -17,7 +17,7 @@ from hookline.events import Events, EventStorage, EventWriter, Run
 from hookline.purity.digests import digests
 from hookline.testing.conformance.subject import Subject, refused
 
-__all__ = ["Record", "WriterBench", "sample_events"]
+__all__ = ["Record", "WriterBench", "files", "sample_events", "through_a_checkpoint"]
 
 NUM_ITERS = 24
 PERIOD = 5
@@ -96,7 +96,8 @@ class WriterBench:
         folder.mkdir(parents=True)
         # What reads a server needs to tell runs apart; files may hold the id, and are to be equal.
         run_id = f"{self.folder.name}-{number}" if self.has_reader else "tiny"
-        return Run(folder, name="tiny", id=run_id, config={"train": {"max_iter": NUM_ITERS}}, period=PERIOD)
+        config = {"train": {"max_iter": NUM_ITERS}}
+        return Run(folder, "tiny", run_id, config, period=PERIOD, writer=self.name)
 
     @cached_property
     def whole(self) -> Record:
@@ -119,7 +120,7 @@ class WriterBench:
 
     def read(self, run: Run) -> Record:
         """Return what is recorded in the directory of ``run``."""
-        content = self._read(run.dir) if self._read is not None else _files(run.dir)
+        content = self._read(run.dir) if self._read is not None else _contents(run.dir)
         return Record(content, digests({"content": content})["content"])
 
     def compare(self, got: Record, expected: str, mend: str) -> None:
@@ -142,12 +143,13 @@ def through_a_checkpoint(state: Mapping[str, Any] | None, name: str) -> Any:
     return None if state is None else decode(*encode(state, component=name))
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def files(folder: Path) -> list[str]:
+    """Return the files in ``folder`` and below, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
 
 
 def _difference(wanted: Any, got: Any) -> str:

@@ -15,17 +15,31 @@ from typing import Any
 import torch
 
 from hookline.delivery import Delivery
-from hookline.events import Events, EventStorage, EventWriter
+from hookline.errors import HooklineError
+from hookline.events import Events, EventStorage, EventWriter, Run
 from hookline.purity.digests import digests
 from hookline.testing.conformance.injection import InjectedError, caused_by_injection, tracing
 from hookline.testing.conformance.subject import refused
-from hookline.testing.conformance.writer_bench import PORTION, WriterBench, through_a_checkpoint
+from hookline.testing.conformance.writer_bench import PORTION, WriterBench, files, through_a_checkpoint
 
-__all__ = ["closes", "goes_back", "is_delivered_to", "records", "resumes", "takes_any_portions"]
+__all__ = [
+    "closes",
+    "goes_back",
+    "is_delivered_to",
+    "records",
+    "resumes",
+    "takes_any_portions",
+    "works_twice",
+]
 
 MAX_LINES = 60
 """Lines tried of all that a ``write`` runs, spread over them."""
 
+_EACH_ITS_OWN = "two instances under two names to keep a record each"
+_MEND_TWICE = (
+    "Name what it makes after run.writer, or refuse in open() what another instance has; leave options that "
+    "name a file out of those given here"
+)
 _STATUSES = ("finished", "stopped", "paused", "failed")
 
 
@@ -114,6 +128,54 @@ def closes(bench: WriterBench) -> None:
             if not isinstance(command, str | None):
                 mend = "Return a shell command, or None"
                 raise refused(f"{bench.name}.view_command", "a string or None", repr(command), mend)
+
+
+def works_twice(bench: WriterBench) -> None:
+    """Check that two instances in a run keep a record each, or are refused with an error of hookline."""
+    name, other = bench.name, f"{bench.name}-2"
+    files_of = {}
+    for each in (name, other):
+        run = replace(bench.new_run(), writer=each)
+        writer = bench.subject.new()
+        writer.open(run)
+        bench.tell(writer, bench.events)
+        writer.close("finished")
+        files_of[each] = files(run.dir)
+    shared = [file for file in files_of[name] if file in files_of[other]]
+    for order in ((name, other), (other, name)):
+        run = bench.new_run()
+        if not _record_both(bench, run, order):
+            return
+        if shared:
+            raise refused(name, _EACH_ITS_OWN, f"{shared[0]!r} of both", _MEND_TWICE)
+        for file in files_of[other]:
+            (run.dir / file).unlink(missing_ok=True)
+        bench.compare(bench.read(run), _EACH_ITS_OWN, _MEND_TWICE)
+
+
+def _record_both(bench: WriterBench, run: Run, names: tuple[str, str]) -> bool:
+    """Tell an instance under each name of one run; return False where they are refused."""
+    writers = {name: bench.subject.new() for name in names}
+    opened: list[EventWriter] = []
+    try:
+        Delivery(EventStorage(), writers, run)  # knows who may be there once only
+        for name, writer in writers.items():
+            writer.open(replace(run, writer=name))
+            opened.append(writer)
+    except HooklineError:
+        return False
+    except Exception as error:
+        raise refused(bench.name, _EACH_ITS_OWN, f"{type(error).__name__}: {error}", _MEND_TWICE) from error
+    finally:
+        if len(opened) < len(writers):
+            for writer in opened:
+                writer.close("failed")
+    for start in range(0, len(bench.events), PORTION):
+        for writer in opened:
+            bench.tell(writer, bench.events[start : start + PORTION])
+    for writer in opened:
+        writer.close("finished")
+    return True
 
 
 def goes_back(bench: WriterBench) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -37,7 +38,8 @@ class EMA(HookBase):
             else the first weights, which are the worst, stay in the average for long.
         period: Update every so many iterations.
         buffers: ``copy`` evaluates with the model's buffers as they are; ``average`` also averages those of
-            floating point, such as the statistics of batch norm.
+            floating point, such as the statistics of batch norm. With several processes they are those of
+            rank 0, which are saved: an update then broadcasts them.
 
     Source:
         torch.optim.swa_utils.get_ema_multi_avg_fn, equal to the bit without ``warmup``; the warm-up is that
@@ -58,6 +60,7 @@ class EMA(HookBase):
         if period == 0:
             raise ValueError("period: expected at least 1, got 0. Remove the hook to average nothing.")
         self.decay, self.warmup, self.period, self.buffers = decay, warmup, period, buffers
+        self.collective = buffers == "average"
         self.num_updates = 0
         self._by_name: dict[str, Tensor] = {}
         self._averages: list[Tensor] = []  # those of the parameters, then those of the buffers
@@ -91,9 +94,13 @@ class EMA(HookBase):
             self.update()
 
     def update(self) -> None:
-        """Take the weights as they are now into the average; queued on their device, not waited for."""
+        """Take the weights as they are now into the average; queued on their device, not waited for.
+
+        With ``buffers: average`` every process must call it.
+        """
         averages, live = self._averages, self._live()
         with torch.no_grad():
+            live = self._with_shared_buffers(live)
             if self.num_updates == 0:
                 torch._foreach_copy_(averages, live)
             else:
@@ -114,7 +121,8 @@ class EMA(HookBase):
         if self.num_updates and self._evaluated(trainer) is self:
             live = self._live()
             with torch.no_grad():
-                self._set_aside = [value.clone() for value in live]
+                # hookline's evaluations leave every rank with the buffers of rank 0: so does this one.
+                self._set_aside = self._with_shared_buffers([value.clone() for value in live])
                 torch._foreach_copy_(live, self._averages)
 
     @hookimpl(trylast=True)
@@ -122,8 +130,9 @@ class EMA(HookBase):
         """Put the weights back, when every other plugin has looked at the average."""
         self._put_back()
 
+    @hookimpl(tryfirst=True)
     def on_error(self) -> None:
-        """Put the weights back: it may be the evaluation that failed."""
+        """Put the weights back before any other plugin looks: it may be the evaluation that failed."""
         self._put_back()
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,6 +197,11 @@ class EMA(HookBase):
         """Return what is averaged as it is now; a forward may have assigned another tensor to a buffer."""
         return self._parameters + [getattr(module, name) for module, name in self._buffers]
 
+    def _with_shared_buffers(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``values`` with rank 0's of the buffers among them: each rank's forward saw other data."""
+        num_parameters = len(self._parameters)
+        return [*values[:num_parameters], *_of_rank_0(values[num_parameters:])]
+
     def _evaluated(self, trainer: SimpleTrainer) -> EMA | None:
         """Return the first of its kind: two that swapped in turn would put back each other's average."""
         plugins = map(trainer.hooks.get_plugin, trainer.hooks.names())
@@ -198,3 +212,17 @@ class EMA(HookBase):
             with torch.no_grad():
                 torch._foreach_copy_(self._live(), self._set_aside)
             self._set_aside = None
+
+
+def _of_rank_0(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return the ``values`` of rank 0, in one broadcast a device and dtype; no device is waited for."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return list(values)
+    shared = list(values)
+    for kind in dict.fromkeys((value.device, value.dtype) for value in values):
+        places = [i for i, value in enumerate(values) if (value.device, value.dtype) == kind]
+        flat = torch.cat([values[i].reshape(-1) for i in places])
+        dist.broadcast(flat, src=0)
+        for i, part in zip(places, torch.split(flat, [values[i].numel() for i in places]), strict=True):
+            shared[i] = part.view(values[i].shape)
+    return shared

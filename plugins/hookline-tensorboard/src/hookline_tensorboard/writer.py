@@ -14,6 +14,7 @@ from hookline_tensorboard.event_file import EventFile
 
 __all__ = ["TensorBoardWriter"]
 
+NAME = "tensorboard"
 # One file of a fixed name: a resumed run cuts it and goes on, so no reader ever sees a point twice.
 FILE_NAME = "events.out.tfevents.hookline"
 LATER_HPARAMS = "hyper-parameters put later"
@@ -22,7 +23,8 @@ LATER_HPARAMS = "hyper-parameters put later"
 class TensorBoardWriter(EventWriter):
     """Writes scalars, images, histograms, texts and hyper-parameters for TensorBoard.
 
-    They go to one file in ``tensorboard/`` of the run directory.
+    They go to one file in ``tensorboard/`` of the run directory; those of an instance with another name than
+    ``tensorboard`` to a folder of that name in there.
 
     Args:
         every_value: Keep every value of every scalar, instead of one point per period.
@@ -54,7 +56,10 @@ class TensorBoardWriter(EventWriter):
         self._charts.add(state.get("scalars", ()))
         self._has_hparams: bool = state.get("has_hparams", False)
         self._last_iteration: int = state.get("last_iteration", 0)
-        self._folder = run.dir / "tensorboard"
+        own = "" if run.writer in (NAME, type(self).__name__) else run.writer
+        # A position that names no folder is of a version that had only one.
+        self._subfolder: str = state.get("folder", "") if state else own
+        self._folder = run.dir / NAME / self._subfolder
         self._file = EventFile(self._folder / FILE_NAME, state.get("offset", 0))
 
     def write(self, events: Sequence[Events]) -> None:
@@ -66,6 +71,7 @@ class TensorBoardWriter(EventWriter):
         assert self._file is not None
         self._file.sync()
         return {
+            "folder": self._subfolder,
             "offset": self._file.offset,
             "last_iteration": self._last_iteration,
             "scalars": self._charts.names(),

@@ -14,7 +14,7 @@ from pydantic import Field
 from hookline import HookBase, Period, PluginError, SimpleTrainer, hookimpl, is_due
 from hookline_throughput.batches import num_samples, num_tokens
 from hookline_throughput.clock import Clock, Interval, clock_of
-from hookline_throughput.flops import count_flops
+from hookline_throughput.flops import NotCountedError, count_flops
 from hookline_throughput.peaks import known_peak
 
 __all__ = ["Throughput"]
@@ -161,20 +161,28 @@ class Throughput(HookBase):
         if self.flops_per_sample is None:
             return
         if self._flops is None:
-            try:
-                flops = count_flops(trainer.model, batch, self._device, trainer.precision)
-            except Exception as error:  # Whatever a model does: not to know its FLOPs is no reason to stop.
-                _log.warning(
-                    "%s: FLOPs are not counted, because this model does not run without data (%s: %s). "
-                    "Set flops_per_sample to the number, or to null.",
-                    self.name,
-                    type(error).__name__,
-                    str(error).partition("\n")[0],
-                )
+            self._flops = self._count(trainer, batch)
+            if self._flops is None:
                 return
-            self._flops = flops / self._num_samples(batch)
             _log.info("%s: %.4g FLOPs a sample, forward and backward.", self.name, self._flops)
         if self._peak is None:
             self._peak, device = known_peak(self._device, trainer.precision, trainer.model)
             if self._peak is None:
                 _log.info("%s: no mfu, the peak of %s is not known. Set peak_flops.", self.name, device)
+
+    def _count(self, trainer: SimpleTrainer, batch: Any) -> float | None:
+        """Return the FLOPs of a sample; where they cannot be counted None, and say why."""
+        why = "the first batch has no samples"
+        if samples := self._num_samples(batch):
+            try:
+                return count_flops(trainer.model, batch, self._device, trainer.precision) / samples
+            except NotCountedError as error:
+                why = str(error)
+            except Exception as error:  # Whatever it is: not to know the FLOPs is no reason to stop.
+                why = f"counting failed ({type(error).__name__}: {error})".partition("\n")[0]
+        _log.warning(
+            "%s: FLOPs are not counted, because %s. Set flops_per_sample to the number, or to null.",
+            self.name,
+            why,
+        )
+        return None

@@ -96,7 +96,7 @@ def _init(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
     # Without this, wandb asks on the terminal for a key that is not there.
     settings = wandb.setup(settings=wandb.Settings(quiet=True, show_info=False)).settings
     chosen = {name: value for name, value in options.items() if value}
-    defaults = {"project": settings.project or _accepted(run.name), "name": settings.run_name or run.id}
+    defaults = {"project": settings.project or _accepted(run.name), "name": settings.run_name or run_id}
     return wandb.init(
         **{**defaults, **chosen},
         id=_accepted(run_id),

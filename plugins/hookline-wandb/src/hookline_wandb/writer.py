@@ -30,7 +30,7 @@ class WandbWriter(EventWriter):
         project: Project at W&B; without any, the name of the run.
         entity: User or team at W&B.
         mode: ``online``, ``offline`` (to disk, without a network, for ``wandb sync``) or ``disabled``.
-        name: Name of the run at W&B; without any, the id of the run.
+        name: Name of the run at W&B; without any, its id there.
         tags: Tags of the run.
         group: Group of runs that it belongs to.
         every_value: Send every value of every scalar, instead of one point per period.
@@ -68,7 +68,9 @@ class WandbWriter(EventWriter):
 
     def open(self, run: Run) -> None:
         """Start the run at W&B or go on with it; after a failed write, go on with the one that is started."""
-        self._id: str = self._state.get("id", run.id)
+        is_first = run.writer in ("", "wandb", type(self).__name__)
+        own_id = run.id if is_first else f"{run.id}-{run.writer}"
+        self._id: str = self._state.get("id", own_id)
         self._reducer = PeriodReducer(0 if self._every_value else run.period, run.start_iter)
         if self._state:
             self._reducer.load_state_dict(self._state["reducer"])
