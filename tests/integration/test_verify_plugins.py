@@ -415,7 +415,8 @@ def test_what_the_config_writes_elsewhere_is_left_alone(config, tmp_path):
 def test_temporary_files_are_removed(config, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     verify(config, [*ALONE, "hooks+=checkpoint"], 2)
-    assert list(tmp_path.iterdir()) == []
+    # Python's fork server, once started, keeps its socket as long as this process.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("pymp-")] == []
 
 
 def test_several_processes_are_refused(config, monkeypatch):
