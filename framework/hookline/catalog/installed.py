@@ -139,7 +139,7 @@ def find(use: str, group: str, where: str) -> EntryPoint:
             Problem(
                 where,
                 f"one installed plugin named {name!r}",
-                f"{len(matches)}",
+                len(matches),
                 exists=f"Installed: {', '.join(sorted(matches))}",
                 fix="Name the one you mean in its full form, or uninstall the other",
             )
