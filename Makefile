@@ -1,11 +1,13 @@
 # `make train` trains the example model, `make test` checks everything; both set up .venv first.
+# `make benchmarks` measures, which takes most of an hour, with an environment of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/.installed
+BENCH := .venv-bench
 
-.PHONY: train test lint types imports tests docs clean
+.PHONY: train test lint types imports tests docs benchmarks clean
 
 train: $(INSTALLED)
 	$(BIN)/hookline train examples/char_gpt/config.yaml $(ARGS)
@@ -28,6 +30,9 @@ tests: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
+benchmarks: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
+
 # torch is pinned here and a range in the metadata: without the pin pip fetches gigabytes of CUDA packages.
 $(INSTALLED): pyproject.toml $(PLUGINS) Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,5 +40,12 @@ $(INSTALLED): pyproject.toml $(PLUGINS) Makefile
 	    --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable $(dir $(plugin)))
 	touch $@
 
+# Apart from .venv: the trainers that hookline is compared with have many dependencies.
+$(BENCH)/.installed: pyproject.toml Makefile
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
+	    --editable '.[bench]' --editable plugins/hookline-json --editable plugins/hookline-tensorboard
+	touch $@
+
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) $(BENCH) docs/_build

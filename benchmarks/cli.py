@@ -1,0 +1,103 @@
+"""The command: choose, run, write."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.cases import CASES
+from benchmarks.contenders import CONTENDERS, FEW, REFERENCE
+from benchmarks.results import write
+from benchmarks.session import Settings, run_session
+from benchmarks.summary import summarize
+
+__all__ = ["main"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 2 where it was called wrongly, 1 where a run failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    if options.list:
+        print(_listing())
+        return 0
+    problems = [
+        *_unknown("--cases", options.cases, CASES),
+        *_unknown("--contenders", options.contenders or (), CONTENDERS),
+        *_too_small(options),
+    ]
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 2
+    settings = Settings(
+        options.cases,
+        options.contenders,
+        options.rounds,
+        options.iterations,
+        options.warmup,
+    )
+    records, imports = run_session(settings, lambda line: print(line, flush=True))
+    rows = summarize(records)
+    print(write(options.results / _name(options), arguments, settings, records, rows, imports))
+    return int(any(row.error for row in rows))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure hookline beside a loop written by hand and other trainers, on one CPU thread.",
+    )
+    add = parser.add_argument
+    add("--list", action="store_true", help="show cases and contenders, and end")
+    add("--cases", nargs="+", metavar="CASE", default=list(CASES), help="default: all")
+    add("--contenders", nargs="+", metavar="NAME", help=f"default: all; {REFERENCE} always runs")
+    add("--rounds", type=int, default=5, help="how often each runs (default: 5)")
+    add("--iterations", type=int, help="timed iterations (default: the case's own number)")
+    add("--warmup", type=int, help="iterations before them (default: the case's own number)")
+    add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: benchmarks/results")
+    add("--name", help="of the files written (default: cpu; partial, if only a part was run)")
+    return parser
+
+
+def _name(options: argparse.Namespace) -> str:
+    """Return the name of the result: a part must not overwrite what the whole session found."""
+    if options.name:
+        return str(options.name)
+    chosen = options.cases != list(CASES) or options.contenders or options.iterations or options.warmup
+    return "partial" if chosen or options.rounds < 5 else "cpu"
+
+
+def _unknown(option: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
+    problems = []
+    for name in names:
+        if name not in set(known):
+            close = difflib.get_close_matches(name, list(known), 1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            problems.append(f"{option}: expected one of {', '.join(known)}, got {name!r}. {hint}See --list.")
+    return problems
+
+
+def _too_small(options: argparse.Namespace) -> list[str]:
+    least = {"rounds": 1, "iterations": 1, "warmup": 2}
+    return [
+        f"--{name}: expected a whole number >= {limit}, got {getattr(options, name)}."
+        for name, limit in least.items()
+        if getattr(options, name) is not None and getattr(options, name) < limit
+    ]
+
+
+def _listing() -> str:
+    cases = [
+        f"  {case.name:18} {case.title}{' (few contenders)' if case.variation else ''}"
+        for case in CASES.values()
+    ]
+    contenders = [
+        f"  {one.name:24} {one.title}{' (the reference)' if one.name == REFERENCE else ''}"
+        for one in CONTENDERS.values()
+    ]
+    return "\n".join(["cases:", *cases, "contenders:", *contenders, f"few: {', '.join(FEW)}"])
