@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.contenders import CONTENDERS, FEW, REFERENCE
 from benchmarks.results import write
-from benchmarks.session import Settings, run_session
+from benchmarks.session import PARTS, Settings, run_parts, run_session
 from benchmarks.summary import summarize
 
 __all__ = ["main"]
@@ -27,24 +27,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_listing())
         return 0
     problems = [
-        *_unknown("--cases", options.cases, CASES),
+        *_unknown("--cases", options.cases or (), CASES),
         *_unknown("--contenders", options.contenders or (), CONTENDERS),
+        *_unknown("--parts", options.parts or (), PARTS),
         *_too_small(options),
     ]
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2
-    settings = Settings(
-        options.cases,
+    settings = _settings(options)
+    records, imports = run_session(settings, _say)
+    part_records = run_parts(settings, _say)
+    rows = summarize(records)
+    print(write(options.results / _name(options), arguments, settings, records, rows, part_records, imports))
+    return int(any(one.error for one in [*rows, *part_records]))
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Return what is to be run: everything, unless something is named, then only that."""
+    named = options.cases or options.contenders or options.parts
+    return Settings(
+        options.cases or ([] if options.parts and not options.contenders else list(CASES)),
         options.contenders,
         options.rounds,
         options.iterations,
         options.warmup,
+        parts=options.parts or ([] if named else PARTS),
+        memory_iters=options.memory_iterations,
     )
-    records, imports = run_session(settings, lambda line: print(line, flush=True))
-    rows = summarize(records)
-    print(write(options.results / _name(options), arguments, settings, records, rows, imports))
-    return int(any(row.error for row in rows))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,11 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--list", action="store_true", help="show cases and contenders, and end")
-    add("--cases", nargs="+", metavar="CASE", default=list(CASES), help="default: all")
+    add("--cases", nargs="+", metavar="CASE", help="default: all")
     add("--contenders", nargs="+", metavar="NAME", help=f"default: all; {REFERENCE} always runs")
+    add("--parts", nargs="+", metavar="PART", help="parts of an iteration alone (default: all)")
     add("--rounds", type=int, default=5, help="how often each runs (default: 5)")
     add("--iterations", type=int, help="timed iterations (default: the case's own number)")
     add("--warmup", type=int, help="iterations before them (default: the case's own number)")
+    add("--memory-iterations", type=int, default=10_000_000, help="of the long run (default: 10 million)")
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: benchmarks/results")
     add("--name", help="of the files written (default: cpu; partial, if only a part was run)")
     return parser
@@ -68,8 +84,9 @@ def _name(options: argparse.Namespace) -> str:
     """Return the name of the result: a part must not overwrite what the whole session found."""
     if options.name:
         return str(options.name)
-    chosen = options.cases != list(CASES) or options.contenders or options.iterations or options.warmup
-    return "partial" if chosen or options.rounds < 5 else "cpu"
+    named = options.cases or options.contenders or options.parts
+    shorter = options.iterations or options.warmup or options.rounds < 5
+    return "partial" if named or shorter else "cpu"
 
 
 def _unknown(option: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
@@ -83,9 +100,9 @@ def _unknown(option: str, names: Iterable[str], known: Iterable[str]) -> list[st
 
 
 def _too_small(options: argparse.Namespace) -> list[str]:
-    least = {"rounds": 1, "iterations": 1, "warmup": 2}
+    least = {"rounds": 1, "iterations": 1, "warmup": 2, "memory_iterations": 10}
     return [
-        f"--{name}: expected a whole number >= {limit}, got {getattr(options, name)}."
+        f"--{name.replace('_', '-')}: expected a whole number >= {limit}, got {getattr(options, name)}."
         for name, limit in least.items()
         if getattr(options, name) is not None and getattr(options, name) < limit
     ]
@@ -100,4 +117,5 @@ def _listing() -> str:
         f"  {one.name:24} {one.title}{' (the reference)' if one.name == REFERENCE else ''}"
         for one in CONTENDERS.values()
     ]
-    return "\n".join(["cases:", *cases, "contenders:", *contenders, f"few: {', '.join(FEW)}"])
+    few = f"few contenders: {', '.join(FEW)}"
+    return "\n".join(["cases:", *cases, "contenders:", *contenders, few, f"parts: {', '.join(PARTS)}"])

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.cases import CASES
 from benchmarks.task import Task
 
-__all__ = ["CHECK_ITERS", "Measured", "Order", "measure"]
+__all__ = ["CHECK_ITERS", "Measured", "Order", "measure", "memory"]
 
 CHECK_ITERS = 50
 """Length of the second, untimed run, after which the loss must be the bare loop's almost to the bit."""
@@ -63,11 +63,11 @@ def measure(train: Callable[[Task], None], order: Order) -> dict[str, Any]:
     task = Task(case, order.warmup_iters + order.num_iters + 1, folder / "timed")
     marks = [at * case.accumulate for at in (order.warmup_iters, order.warmup_iters + order.num_iters)]
     task.data.marks = tuple(marks)
-    before_bytes = _memory("VmRSS")
+    before_bytes = memory("VmRSS")
     start = perf_counter()
     train(task)
     end = perf_counter()
-    peak_bytes = _memory("VmHWM")
+    peak_bytes = memory("VmHWM")
     moments = task.data.asked_s[:: case.accumulate]
     check = Task(case, CHECK_ITERS, folder / "check")
     train(check)
@@ -95,8 +95,10 @@ def _times(moments: list[float], first: int, num_iters: int) -> dict[str, Any]:
     }
 
 
-def _memory(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def memory(key: str) -> int:
+    """Return ``VmRSS`` or ``VmHWM`` of this process in bytes, 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith(f"{key}:"):
             return 1024 * int(line.split()[1])
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.session import Record, Settings, cast
+from benchmarks.session import PartRecord, Record, Settings, cast
 from benchmarks.summary import Row
 from benchmarks.table import markdown
 
@@ -26,17 +26,19 @@ def write(
     settings: Settings,
     records: Sequence[Record],
     rows: Sequence[Row],
+    parts: Sequence[PartRecord],
     imports: dict[str, float],
 ) -> str:
     """Write ``path.json``, ``.md`` and, where matplotlib is installed, ``.png``; return the table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = about(arguments, settings)
-    text = markdown(facts, rows, imports)
+    text = markdown(facts, rows, parts, imports)
     raw = {
         **facts,
         "settings": asdict(settings),
         "imports_s": imports,
         "rows": [asdict(row) for row in rows],
+        "parts": [asdict(part) for part in parts],
         "runs": [_run(record) for record in records],
     }
     path.with_suffix(".json").write_text(json.dumps(raw, indent=1, allow_nan=True) + "\n")

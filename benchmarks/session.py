@@ -19,9 +19,12 @@ from benchmarks.cases import CASES
 from benchmarks.contenders import CONTENDERS, FEW, REFERENCE
 from benchmarks.measure import Order
 
-__all__ = ["Record", "Server", "Settings", "cast", "run_session"]
+__all__ = ["PARTS", "PartRecord", "Record", "Server", "Settings", "cast", "run_parts", "run_session"]
 
 Say = Callable[[str], None]
+PARTS = ("dispatch", "put-scalar", "delivery", "memory")
+"""Parts of an iteration that are measured alone, each a function of `benchmarks.parts`."""
+_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Settings:
     Args:
         contenders: By name; None is all of them, and a few where a case is a variation of another.
         num_iters: Timed iterations, of every case; None is the case's own number.
+        parts: Of an iteration, to be measured alone, by name.
+        memory_iters: How long the long run is whose memory is watched.
         reference_every: Run the reference anew after so many others: each is compared with the two around it.
     """
 
@@ -40,6 +45,8 @@ class Settings:
     num_iters: int | None = None
     warmup_iters: int | None = None
     reference_every: int = 3
+    parts: Sequence[str] = ()
+    memory_iters: int = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,21 @@ class Record:
         return sum(one[key] for one in self.around) / len(self.around)
 
 
+@dataclass(frozen=True)
+class PartRecord:
+    """One measurement of a part, by what each number is."""
+
+    part: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
 class Server:
     """A `benchmarks.server` process, started when first needed."""
 
     def __init__(self, module: str, folder: Path) -> None:
         environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
+            **_environment(),
             "TOKENIZERS_PARALLELISM": "false",
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # Compiled once a session.
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
@@ -77,7 +92,7 @@ class Server:
             stderr=self.log,
             text=True,
             env=environment,
-            cwd=Path(__file__).parents[1],
+            cwd=_ROOT,
         )
         self.import_s: float | None = None
         answer = self._answer()
@@ -135,6 +150,30 @@ def run_session(settings: Settings, say: Say) -> tuple[list[Record], dict[str, f
             for server in servers.values():
                 server.close()
     return records, {name: server.import_s for name, server in servers.items() if server.import_s}
+
+
+def run_parts(settings: Settings, say: Say) -> list[PartRecord]:
+    """Measure each part in so many fresh processes, the long run in one."""
+    records = []
+    start = perf_counter()
+    for number in range(settings.rounds):
+        for part in settings.parts:
+            if part == "memory" and number:
+                continue
+            count = [str(settings.memory_iters)] if part == "memory" else []
+            command = [sys.executable, "-m", "benchmarks.parts", part, *count]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, env=_environment())
+            record = PartRecord(part, error=f"exit status {done.returncode}; {done.stderr.strip()[-200:]}")
+            if done.returncode == 0:
+                record = PartRecord(part, json.loads(done.stdout))
+            records.append(record)
+            shown = record.error or ", ".join(f"{key} {value:.2f}" for key, value in record.numbers.items())
+            say(f"{perf_counter() - start:6.0f} s  round {number + 1}/{settings.rounds}  {part:16} {shown}")
+    return records
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _round(

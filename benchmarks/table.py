@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from benchmarks.cases import CASES
 from benchmarks.contenders import CONTENDERS, REFERENCE
+from benchmarks.session import PartRecord
 from benchmarks.summary import Row
 
 __all__ = ["markdown"]
 
 
-def markdown(facts: dict[str, Any], rows: Sequence[Row], imports: dict[str, float]) -> str:
+def markdown(
+    facts: dict[str, Any], rows: Sequence[Row], parts: Sequence[PartRecord], imports: dict[str, float]
+) -> str:
     """Return a table of the ratios of all cases, then one for each case, with what they were made by."""
     cases = list(dict.fromkeys(row.case for row in rows))
-    parts = [_facts(facts), _overview(rows)]
+    sections = [_facts(facts), _overview(rows)]
     for case in cases:
-        parts.append(f"### {CASES[case].title}\n")
-        parts.append(_table([row for row in rows if row.case == case], case))
-    parts.append("### Start, end and memory\n")
-    parts.append(_costs([row for row in rows if row.case == cases[0]], imports))
-    return "\n".join(parts)
+        sections += [f"### {CASES[case].title}\n", _table([row for row in rows if row.case == case], case)]
+    if cases:
+        title = f"### Start, end and memory: {CASES[cases[0]].title}\n"
+        sections += [title, _costs([row for row in rows if row.case == cases[0]], imports)]
+    if parts:
+        sections += ["### Parts of an iteration alone\n", _parts(parts)]
+    return "\n".join(section for section in sections if section)
 
 
 def _facts(facts: dict[str, Any]) -> str:
@@ -83,6 +89,25 @@ def _costs(rows: Sequence[Row], imports: dict[str, float]) -> str:
             times = f"{imported:.1f}", f"{row.start_s:.3f}", f"{row.end_s:.3f}"
             lines.append(_cells(_title(row), *times, f"{row.grown_mb:.0f}", f"{row.rss_ratio:.2f}"))
     return "\n".join(lines) + "\n"
+
+
+def _parts(records: Sequence[PartRecord]) -> str:
+    lines = [_head("part", "median", "least to greatest")]
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for what, value in record.numbers.items():
+            found.setdefault(f"{record.part}: {what}", []).append(value)
+    for what, values in found.items():
+        spread = f"{_number(min(values))} to {_number(max(values))}" if len(values) > 1 else ""
+        lines.append(_cells(what, _number(median(values)), spread))
+    lines += [
+        _cells(record.part, f"failed: {_short(record.error)}", "") for record in records if record.error
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _ratio(row: Row) -> str:

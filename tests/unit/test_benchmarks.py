@@ -12,10 +12,10 @@ import pytest
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[2]))
-    from benchmarks import cli
+    from benchmarks import cli, parts
     from benchmarks.cases import CASES
     from benchmarks.contenders import CONTENDERS, FEW, REFERENCE
-    from benchmarks.session import Record, Settings, cast
+    from benchmarks.session import PARTS, PartRecord, Record, Settings, cast
     from benchmarks.summary import summarize
     from benchmarks.table import markdown
 
@@ -61,7 +61,7 @@ def test_a_contender_that_computes_something_else_does_not_count(odd):
     assert by_name["lightning"].differs
     assert not by_name["hookline-usual"].differs
     assert rows[-1].contender == "lightning"
-    text = markdown(FACTS, rows, {})
+    text = markdown(FACTS, rows, [], {})
     assert f"**does not count**: {by_name['lightning'].differs}" in text
     assert "| MLP 32-64-64-10 | 1.82 (1.82 to 1.82) |  |  |" in text  # no peer that counts
 
@@ -69,7 +69,14 @@ def test_a_contender_that_computes_something_else_does_not_count(odd):
 def test_a_contender_that_fails_is_shown_with_its_error():
     records = session()
     records += [Record("mlp-small", "ignite", number, error="no | module") for number in range(3)]
-    assert "| Ignite |  |  |  |  |  | failed: no / module |" in markdown(FACTS, summarize(records), {})
+    assert "| Ignite |  |  |  |  |  | failed: no / module |" in markdown(FACTS, summarize(records), [], {})
+
+
+def test_a_part_is_shown_by_its_median_and_range():
+    records = [PartRecord("dispatch", {"20 empty plugins": value}) for value in (3.0, 1.0, 2.0)]
+    text = markdown(FACTS, [], [*records, PartRecord("memory", error="killed")], {})
+    assert "| dispatch: 20 empty plugins | 2.00 | 1.00 to 3.00 |" in text
+    assert "| memory | failed: killed |" in text
 
 
 def test_a_variation_is_run_by_a_few_and_everybody_else_by_all():
@@ -85,6 +92,14 @@ def test_the_list_names_every_case_and_contender(capsys):
     assert cli.main(["--list"]) == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert listed >= CASES.keys() | CONTENDERS.keys()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_measured_alone(part, monkeypatch):
+    monkeypatch.setattr(parts, "_REPEATS", 1)
+    numbers = parts.FUNCTIONS[part](40)
+    assert numbers
+    assert all(isinstance(value, (int, float)) for value in numbers.values())
 
 
 @pytest.mark.parametrize(
