@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -20,17 +21,20 @@ def clock(monkeypatch):
     def spend(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr("hookline.plugins.manager.perf_counter", lambda: now[0])
+    monkeypatch.setattr("hookline.plugins.dispatch.perf_counter", lambda: now[0])
+    monkeypatch.setattr("hookline.trainer.cost.monotonic", lambda: now[0])
     return spend
 
 
 @pytest.fixture
 def slow(clock):
-    """A hook that takes two milliseconds an iteration."""
+    """A hook that takes two milliseconds an iteration, until it is told otherwise."""
 
     class Slow(HookBase):
+        seconds = 0.002
+
         def after_step(self):
-            clock(0.002)
+            clock(self.seconds)
 
     return Slow()
 
@@ -74,6 +78,7 @@ def test_measuring_draws_no_random_number_of_a_run():
 
 
 def test_seconds_of_a_hook_are_a_volatile_scalar_of_the_measured_iterations(make_trainer, slow):
+    slow.seconds = 0.5
     trainer = make_trainer(slow)
     found = told(trainer.storage)
     trainer.train(0, 64)
@@ -81,7 +86,15 @@ def test_seconds_of_a_hook_are_a_volatile_scalar_of_the_measured_iterations(make
     assert found[0][0] == 0
     assert {name for _, name, _ in found} == {"plugin_s/Slow/after_step"}
     assert all(scalar.volatile for _, _, scalar in found)
-    assert [scalar.value for _, _, scalar in found] == pytest.approx([0.002] * len(found))
+    assert [scalar.value for _, _, scalar in found] == pytest.approx([0.5] * len(found))
+
+
+def test_writers_are_told_of_them_once_a_second_at_most(make_trainer, slow):
+    trainer = make_trainer(slow)
+    found = told(trainer.storage)
+    trainer.train(0, 1600)
+    assert 3 <= len(found) <= 4
+    assert all(later - earlier >= 500 for (earlier, *_), (later, *_) in pairwise(found))
 
 
 def test_they_have_no_history_so_that_checkpoints_stay_small(make_trainer, slow):

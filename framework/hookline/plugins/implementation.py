@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pluggy
 
-__all__ = ["HookCall", "Implementation", "rank"]
+from hookline.hookspecs import HookSpecs
+from hookline.plugins.lint import HOOK_NAMES
 
-_WRAPPER = "wrapper: around all others"
+__all__ = ["TRAINER", "HookCall", "Implementation", "PlannedCall", "rank", "spec_defaults"]
+
+TRAINER = "trainer"
+"""The argument that every hook offers, and the only one within an iteration."""
+
+# A function, the names of what it takes (None for nothing, a single string for the trainer), and whose it is.
+PlannedCall = tuple[Callable[..., Any], "str | tuple[str, ...] | None", "Implementation"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Implementation:
         function: What is called.
         arguments: The names of what it is given, in order.
         mark: Why it is called before or after those without one, in words; empty without one.
+        wrapper: True when it is a generator around the others.
     """
 
     plugin: str
@@ -47,22 +57,41 @@ class Implementation:
     function: Callable[..., Any]
     arguments: tuple[str, ...]
     mark: str
+    wrapper: bool
 
     @classmethod
     def of(cls, hook: str, impl: pluggy.HookImpl) -> Implementation:
         """Return pluggy's ``impl`` of ``hook``."""
-        marks = {_WRAPPER: impl.wrapper, "tryfirst": impl.tryfirst, "trylast": impl.trylast}
+        marks = {
+            "wrapper: around all others": impl.wrapper,
+            "tryfirst": impl.tryfirst,
+            "trylast": impl.trylast,
+        }
         mark = next((mark for mark, is_set in marks.items() if is_set), "")
-        return cls(impl.plugin_name, hook, impl.function, (*impl.argnames, *impl.kwargnames), mark)
+        arguments = (*impl.argnames, *impl.kwargnames)
+        return cls(impl.plugin_name, hook, impl.function, arguments, mark, impl.wrapper)
+
+    @cached_property
+    def key(self) -> tuple[str, str]:
+        """The plugin's name and the hook's."""
+        return self.plugin, self.hook
 
     @property
-    def wrapper(self) -> bool:
-        """True when it is a generator around the others."""
-        return self.mark == _WRAPPER
+    def planned(self) -> PlannedCall:
+        """What a call of it needs, in the form that costs least."""
+        ways: dict[tuple[str, ...], str | None] = {(): None, (TRAINER,): TRAINER}
+        return self.function, ways.get(self.arguments, self.arguments), self
 
-    def __call__(self, offered: Mapping[str, Any]) -> Any:
-        """Call it with what it takes of ``offered``."""
-        return self.function(*[offered[name] for name in self.arguments])
+    def begin(self, offered: Mapping[str, Any]) -> Any:
+        """Call it with what it takes of ``offered``; return what it returns, or a wrapper at its yield."""
+        arguments = [offered[name] for name in self.arguments] if self.arguments else ()
+        returned = self.function(*arguments)
+        if self.wrapper:
+            try:
+                next(returned)
+            except StopIteration:
+                raise RuntimeError("wrapper: expected one yield, got none. Add it.") from None
+        return returned
 
     def as_call(self, offered: Mapping[str, Any], half: str) -> HookCall:
         """Return the call that those who watch are shown."""
@@ -72,3 +101,14 @@ class Implementation:
 def rank(impl: pluggy.HookImpl) -> tuple[bool, int]:
     """Return what orders ``impl`` before the place of its plugin does: wrappers, tryfirst, none, trylast."""
     return not impl.wrapper, 0 if impl.tryfirst else 2 if impl.trylast else 1
+
+
+def spec_defaults() -> dict[str, dict[str, Any]]:
+    """Return the arguments that a caller need not pass, since they were added to the spec later, by hook."""
+    found = {}
+    for hook in HOOK_NAMES:
+        parameters = inspect.signature(getattr(HookSpecs, hook)).parameters.values()
+        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+        if defaults:
+            found[hook] = defaults
+    return found

@@ -87,6 +87,7 @@ class TrainerBase:
         self._stop_due = False
         self._saved_rng: list[Any] | None = None
         self._fired_after_backward = False
+        self._num_ranks = 1
 
     @property
     def run_dir(self) -> Path | None:
@@ -168,7 +169,7 @@ class TrainerBase:
     def after_backward(self) -> None:
         """Tell the plugins that every gradient is in place."""
         self._fired_after_backward = True
-        self._call("after_backward", weight=self._cost.weight)
+        self.hooks.call("after_backward", weight=self._cost.weight, trainer=self)
 
     # ---- what a hook calls
 
@@ -254,17 +255,20 @@ class TrainerBase:
         self._stop_due, self._checkpoint_due, self._tags = False, False, []
         self._evaluations_due.clear()
         self.gaps, self.writer_seconds = [], {}
+        self._num_ranks = distributed.world_size()
         self._cost.reset(self.hooks)
 
     def _run_iteration(self) -> None:
-        weight = self._cost.begin(self.iter, self.iter == self.start_iter, self.hooks)
-        self._call("before_step", weight=weight)
+        hooks, is_first = self.hooks, self.iter == self.start_iter
+        weight = self._cost.begin(self.iter, is_first, hooks)
+        hooks.call("before_step", weight=weight, trainer=self)
         self.run_step()
-        self._check_after_backward()
-        self._call("after_step", weight=weight)
+        if is_first:
+            self._check_after_backward()
+        hooks.call("after_step", weight=weight, trainer=self)
         ending = self._evaluate_what_is_due()
         if weight:
-            self._cost.put(self.storage, self.hooks, self.deliveries)
+            self._cost.put(self.storage, hooks, self.deliveries)
         self.accept(self.storage.step())
         if self._checkpoint_due or ending is not None:
             self._save()
@@ -282,6 +286,8 @@ class TrainerBase:
             ending = self._ending()
             if ending in ("finished", "stopped"):
                 self._evaluations_due.update(self.evaluations)
+            if not self._evaluations_due:
+                return ending
             due = [name for name in self.evaluations if name in self._evaluations_due - done]
             if not due:
                 self._evaluations_due.clear()
@@ -292,16 +298,17 @@ class TrainerBase:
 
     def _ending(self) -> Status | None:
         """Return how the run ends with this iteration, the same on every rank, or None if it goes on."""
-        if self.iter + 1 >= self.max_iter:
+        num_done = self.iter + 1
+        if num_done >= self.max_iter:
             return "finished"
-        if self.iter + 1 == self.stop_at:
+        if num_done == self.stop_at:
             self.reason = f"train.stop_at={self.stop_at}"
             return "paused"
         caught = self._interrupts.signal
-        wanted = int(self._stop_due) if caught is None else 1 + caught
-        if distributed.world_size() > 1:
+        wanted = (1 if self._stop_due else 0) if caught is None else 1 + caught
+        if self._num_ranks > 1:
             # Ranks agree at a period's end only: asking every iteration would make hosts wait for each other.
-            if (self.iter + 1) % self.log_period != 0:
+            if num_done % self.log_period != 0:
                 return None
             wanted = distributed.any_rank(wanted)
         if wanted > 1:
@@ -365,17 +372,16 @@ class TrainerBase:
             self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
         return errors[0] if errors else None
 
-    def _call(self, hook: str, weight: int = 1, **offered: Any) -> None:
-        self.hooks.call(hook, weight=weight, trainer=self, **offered)
+    def _call(self, hook: str, **offered: Any) -> None:
+        self.hooks.call(hook, weight=1, trainer=self, **offered)
 
     def _check_after_backward(self) -> None:
-        if self.iter == self.start_iter and not self._fired_after_backward:
-            plugins = self.hooks.implements("after_backward")
-            if plugins:
-                raise PluginError(
-                    f"{type(self).__name__}.run_step: expected a call of self.after_backward(), got none. "
-                    f"Plugins that wait for it: {', '.join(plugins)}. Call it when gradients are in place."
-                )
+        plugins = self.hooks.implements("after_backward")
+        if plugins and not self._fired_after_backward:
+            raise PluginError(
+                f"{type(self).__name__}.run_step: expected a call of self.after_backward(), got none. "
+                f"Plugins that wait for it: {', '.join(plugins)}. Call it when gradients are in place."
+            )
 
 
 def _report(errors: Sequence[BaseException], hook: str) -> list[BaseException]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from hookline.events import EventStorage
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Cost"]
 
 _SAMPLED = 16  # one iteration in so many is measured, so that measuring costs nothing worth naming
+_TOLD_EVERY_S = 1.0  # writers spend more time on a number than it took to measure it
 
 
 class Cost:
@@ -29,10 +31,11 @@ class Cost:
         self._random = Random()
         self._next = -1
         self._told: dict[str, float] = {}
+        self._told_at = 0.0
 
     def reset(self, hooks: HookManager) -> None:
         """Forget what earlier runs took."""
-        hooks.seconds.clear()
+        hooks.forget_seconds()
         self.weight = 0
         self._random.seed(0)
         self._told = {}
@@ -52,10 +55,15 @@ class Cost:
         return self.weight
 
     def put(self, storage: EventStorage, hooks: HookManager, deliveries: Iterable[Delivery]) -> None:
-        """Put the seconds of each hook in this iteration, and of each writer since the last sample.
+        """Put the seconds of each hook in this measured iteration, and of each writer since the last time.
 
-        As ``plugin_s/<plugin>/<hook>`` and ``plugin_s/<writer>/write``.
+        As ``plugin_s/<plugin>/<hook>`` and ``plugin_s/<writer>/write``. Does nothing within a second of the
+        last time, unless it is the first iteration that was measured.
         """
+        now = monotonic()
+        if self.weight == _SAMPLED and now - self._told_at < _TOLD_EVERY_S:
+            return
+        self._told_at = now
         seconds = {f"plugin_s/{plugin}/{hook}": taken for (plugin, hook), taken in hooks.sample.items()}
         for delivery in deliveries:
             for writer, total in delivery.seconds.items():
