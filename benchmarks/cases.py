@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CASES", "MLP", "Case", "Dataset", "Points"]
+__all__ = ["CASES", "MLP", "Case", "Dataset", "Points", "char_gpt"]
 
 _CHAR_GPT = Path(__file__).parents[1] / "examples" / "char_gpt" / "char_gpt.py"
 NUM_SAMPLES = 16384
@@ -65,7 +65,7 @@ class _Text(Dataset):
     """The example's windows of text, shuffled once: every contender then reads them in that order."""
 
     def __init__(self) -> None:
-        self.corpus = _char_gpt().Corpus("train", 64, NUM_SAMPLES)
+        self.corpus = char_gpt().Corpus("train", 64, NUM_SAMPLES)
         order = torch.randperm(len(self.corpus), generator=torch.Generator().manual_seed(1))
         self.corpus.windows = self.corpus.windows[order]
 
@@ -77,7 +77,8 @@ class _Text(Dataset):
 
 
 @cache
-def _char_gpt() -> Any:
+def char_gpt() -> Any:
+    """Return the module of the example: it is no package."""
     spec = importlib.util.spec_from_file_location("char_gpt", _CHAR_GPT)
     assert spec is not None
     assert spec.loader is not None
@@ -87,7 +88,7 @@ def _char_gpt() -> Any:
 
 
 def _gpt() -> nn.Module:
-    return _char_gpt().GPT()
+    return char_gpt().GPT()
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _all() -> list[Case]:
     deep = Case("mlp-deep", "MLP, 16 layers of 64", partial(MLP, *[64] * 16, 10), partial(Points, 64))
     deep = replace(deep, warmup_iters=200, num_iters=1000)
     text = Case("char-gpt", "char-GPT, 2 layers of 64", _gpt, _Text, batch_size=16)
-    text = replace(text, warmup_iters=60, num_iters=300)
+    text = replace(text, warmup_iters=20, num_iters=120)
     clipped = [
         replace(case, name=f"{case.name}-clip", title=f"{case.title}, clipped", clip_norm=1.0, variation=True)
         for case in (small, wide, deep, text)

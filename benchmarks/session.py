@@ -114,7 +114,8 @@ class Server:
             answer: dict[str, Any] = json.loads(line)
             return answer
         self.log.seek(0)
-        return {"error": f"cannot be imported: {self.log.read().strip()[-300:]}"}
+        last = " ".join(self.log.read().strip().splitlines()[-2:])
+        return {"error": f"cannot be imported: {last}"}
 
     def close(self) -> None:
         self.process.communicate()
