@@ -28,14 +28,17 @@ if TYPE_CHECKING:
     from hookline.events import (
         Events,
         EventStorage,
+        EventTable,
         EventWriter,
         Histogram,
         Run,
         Scalar,
+        as_tables,
         get_event_storage,
     )
     from hookline.hookspecs import HookBase, hookimpl
-    from hookline.kernel import StepKernel, to_device
+    from hookline.kernel import StepKernel
+    from hookline.nesting import to_device
     from hookline.reduce import PeriodReducer
     from hookline.trainer import SimpleTrainer, TrainerBase
 
@@ -56,9 +59,20 @@ _ROOMS = {
         "WriterError",
     ),
     "evaluation": ("evaluate",),
-    "events": ("EventStorage", "EventWriter", "Events", "Histogram", "Run", "Scalar", "get_event_storage"),
+    "events": (
+        "EventStorage",
+        "EventTable",
+        "EventWriter",
+        "Events",
+        "Histogram",
+        "Run",
+        "Scalar",
+        "as_tables",
+        "get_event_storage",
+    ),
     "hookspecs": ("HookBase", "hookimpl"),
-    "kernel": ("StepKernel", "to_device"),
+    "kernel": ("StepKernel",),
+    "nesting": ("to_device",),
     "reduce": ("PeriodReducer",),
     "trainer": ("SimpleTrainer", "TrainerBase"),
 }
@@ -73,6 +87,7 @@ __all__ = [
     "DefaultTrainer",
     "Delivery",
     "EventStorage",
+    "EventTable",
     "EventWriter",
     "Events",
     "Histogram",
@@ -92,6 +107,7 @@ __all__ = [
     "TrainerBase",
     "WriterError",
     "__version__",
+    "as_tables",
     "evaluate",
     "forked_rng",
     "get_event_storage",

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
+from operator import add
 from typing import Any
 
-from hookline.events import Events, Scalar
+from hookline.events import Events, EventTable, Scalar, as_tables
 
 __all__ = ["PeriodReducer"]
 
@@ -39,17 +41,26 @@ class PeriodReducer:
         self._first = start_iter
         self._last: tuple[int, float] | None = None
         self._sums: dict[str, tuple[float, int, bool]] = {}
-        self._held: list[Events] = []
+        self._exact: dict[str, list[tuple[int, float, bool]]] = {}
+        self._times: dict[int, float] = {}
+        self._held: dict[int, Events] = {}
 
     def reduce(self, events: Sequence[Events]) -> list[Events]:
         """Take the next ``events`` of the stream; return those of the periods that are complete now."""
         done: list[Events] = []
-        for event in events:
-            if self._last is not None and event.iteration > self._end(self._last[0]):
-                done += self._close(self._end(self._last[0]))
-            self._take(event)
-            if event.iteration == self._end(event.iteration):
-                done += self._close(event.iteration)
+        for table in as_tables(events):
+            rows, start = table.rows, 0
+            while start < len(rows):
+                end = self._end(rows[start][0])
+                if self._last is not None and self._last[0] < end - self._period + 1:
+                    done += self._close(self._end(self._last[0]))
+                stop = min(start + end - rows[start][0] + 1, len(rows))
+                while rows[stop - 1][0] > end:
+                    stop -= 1
+                self._take(table, rows[start:stop])
+                if rows[stop - 1][0] == end:
+                    done += self._close(end)
+                start = stop
         return done
 
     def flush(self) -> list[Events]:
@@ -62,7 +73,12 @@ class PeriodReducer:
             "first": self._first,
             "last": None if self._last is None else list(self._last),
             "sums": {name: list(entry) for name, entry in self._sums.items()},
-            "held": [event.to_state() for event in self._held],
+            "exact": {
+                name: [list(part) for part in zip(*column, strict=True)]
+                for name, column in self._exact.items()
+            },
+            "times": [list(self._times), list(self._times.values())],
+            "held": [event.to_state() for event in self._held.values()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -70,45 +86,54 @@ class PeriodReducer:
         self._first = state["first"]
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
         self._sums = {name: (total, num, volatile) for name, (total, num, volatile) in state["sums"].items()}
-        self._held = [Events.from_state(event) for event in state["held"]]
+        self._exact = {name: list(zip(*parts, strict=True)) for name, parts in state["exact"].items()}
+        self._times = dict(zip(*state["times"], strict=True))
+        self._held = {held["iteration"]: Events.from_state(held) for held in state["held"]}
 
     def _end(self, iteration: int) -> int:
         """Return the last iteration of the period that ``iteration`` falls into."""
         return iteration - iteration % self._period + self._period - 1
 
-    def _take(self, event: Events) -> None:
-        self._last = (event.iteration, event.time_s)
-        others = {}
-        for name, scalar in event.scalars.items():
-            if scalar.smoothing_hint:
+    def _take(self, table: EventTable, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Take ``rows`` of ``table``, which are of one period."""
+        iterations, times, *columns = zip(*rows, strict=True)
+        self._last = (iterations[-1], times[-1])
+        for name, column in zip(table.names, columns, strict=True):
+            smoothing_hint, volatile = table.flags[name]
+            if smoothing_hint:
                 total, num, _ = self._sums.get(name, (0.0, 0, False))
-                self._sums[name] = (total + scalar.value, num + 1, scalar.volatile)
+                # One by one, so that it does not matter where the stream is cut; sum() may be cleverer.
+                self._sums[name] = (functools.reduce(add, column, total), num + len(column), volatile)
             else:
-                others[name] = scalar
-        event = replace(event, scalars=others)
-        if not _is_empty(event):
-            self._held.append(event)
+                self._times.update(zip(iterations, times, strict=True))
+                exact = self._exact.setdefault(name, [])
+                exact.extend(zip(iterations, column, repeat(volatile)))
+        if table.rest is not None:
+            self._held[table.rest.iteration] = replace(table.rest, scalars={})
 
     def _close(self, end: int) -> list[Events]:
         """Return the events of the open period, which counts up to ``end``, and start the next one."""
         assert self._last is not None
         num_iters = end - max(self._first, end - end % self._period) + 1
-        num_puts = Counter(name for event in self._held for name in event.scalars)
         points = {name: Scalar(total / num, True, vol) for name, (total, num, vol) in self._sums.items()}
-        done = []
-        for event in self._held:
-            every = {name: scalar for name, scalar in event.scalars.items() if num_puts[name] == num_iters}
-            points |= every
-            event = replace(event, scalars={k: v for k, v in event.scalars.items() if k not in every})
-            if not _is_empty(event):
-                done.append(event)
-        if points and done and done[-1].iteration == self._last[0]:
-            done[-1] = replace(done[-1], scalars={**done[-1].scalars, **points})
-        elif points:
-            done.append(Events(*self._last, scalars=points))
-        self._first, self._last, self._sums, self._held = end + 1, None, {}, []
+        sparse: dict[int, dict[str, Scalar]] = {}
+        for name, column in self._exact.items():
+            if len(column) == num_iters:
+                points[name] = Scalar(column[-1][1], False, column[-1][2])
+                continue
+            for iteration, value, volatile in column:
+                sparse.setdefault(iteration, {})[name] = Scalar(value, False, volatile)
+        if points:
+            last = sparse.setdefault(self._last[0], {})
+            last |= points
+            self._times[self._last[0]] = self._last[1]
+        done = [self._event(iteration, sparse) for iteration in sorted({*self._held, *sparse})]
+        self._first, self._last, self._sums = end + 1, None, {}
+        self._exact, self._times, self._held = {}, {}, {}
         return done
 
-
-def _is_empty(event: Events) -> bool:
-    return not (event.scalars or event.images or event.histograms or event.texts or event.hparams)
+    def _event(self, iteration: int, scalars: Mapping[int, dict[str, Scalar]]) -> Events:
+        found = scalars.get(iteration, {})
+        if iteration in self._held:
+            return replace(self._held[iteration], scalars=found)
+        return Events(iteration, self._times[iteration], found)

@@ -43,6 +43,25 @@ def test_step_returns_what_was_put_in_the_iteration_it_seals():
     assert events.time_s > 1e9
 
 
+def test_scalars_are_put_by_a_mapping_or_by_name():
+    storage = EventStorage()
+    storage.put_scalars({"loss/x": 1.0, "scalars": 2.0}, y=3.0)
+    storage.put_scalars()
+    assert values(storage.step()) == [(0, {"loss/x": 1.0, "scalars": 2.0, "y": 3.0})]
+
+
+def test_timings_are_told_but_have_no_history():
+    storage = EventStorage()
+    storage.put_timings({"plugin_s/a": 0.5})
+    storage.put_scalar("plugin_s/b", 1.0)
+    storage.put_timings({"plugin_s/b": 2.0})
+    (events,) = storage.step()
+    assert events.scalars == {"plugin_s/b": Scalar(2.0, True, True), "plugin_s/a": Scalar(0.5, True, True)}
+    assert list(storage.histories()) == ["plugin_s/b"]
+    with pytest.raises(KeyError, match="There are: plugin_s/b"):
+        storage.history("plugin_s/a")
+
+
 def test_an_iteration_without_puts_has_no_events_but_counts():
     storage = EventStorage()
     assert storage.step() == []

@@ -33,10 +33,13 @@ class Copies:
         self.events: list[CopyEvent] = []
         self.num_waits = 0
 
-    def start(self, source: torch.Tensor) -> tuple[torch.Tensor, "CopyEvent"]:
+    def start(
+        self, source: torch.Tensor, into: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, "CopyEvent"]:
         event = CopyEvent(self)
         self.events.append(event)
-        return source.detach().clone().as_subclass(torch.Tensor), event
+        copy = source.detach().as_subclass(torch.Tensor)
+        return copy.clone() if into is None else into[: len(source)].copy_(copy), event
 
     def arrive(self) -> None:
         for event in self.events:
@@ -131,6 +134,52 @@ def test_values_of_every_dtype_are_exact(copies, value, expected):
     storage.put_scalars(value=value, other=on_device(0.5))
     storage.step()
     assert seen(storage.drain()) == [(0, {"value": expected, "other": 0.5})]
+
+
+def test_several_tensors_of_one_call_are_taken_by_one_operation(copies, monkeypatch):
+    taken, copy = [], torch._foreach_copy_
+    monkeypatch.setattr(
+        torch, "_foreach_copy_", lambda *args, **kw: (taken.append(len(args[1])), copy(*args, **kw))
+    )
+    storage = EventStorage()
+    storage.put_scalars({"loss/a": on_device(1.0), "host": 2.0, "b": on_device(3)}, c=on_device(True))
+    storage.step()
+    assert taken == [3]
+    assert seen(storage.drain()) == [(0, {"loss/a": 1.0, "host": 2.0, "b": 3.0, "c": 1.0})]
+
+
+def test_a_value_that_is_refused_leaves_those_before_it(copies):
+    storage = EventStorage()
+    with pytest.raises(TypeError, match="scalar 'b'"):
+        storage.put_scalars({"a": on_device(1.0), "b": "no number", "c": 2.0})
+    storage.step()
+    assert seen(storage.drain()) == [(0, {"a": 1.0})]
+
+
+def test_memory_of_the_host_is_used_again_once_it_was_read(copies, monkeypatch):
+    rooms = []
+    monkeypatch.setattr(
+        device_module,
+        "new_host_room",
+        lambda room: rooms.append(torch.zeros(len(room)).double()) or rooms[-1],
+    )
+    storage, got = EventStorage(period=2), []
+    for _ in range(40):
+        storage.put_scalar("a", on_device(float(storage.iter)))
+        got += storage.step()
+        copies.arrive()
+    got += storage.drain()
+    assert seen(got) == [(i, {"a": float(i)}) for i in range(40)]
+    assert len(rooms) == 2
+
+
+def test_copies_that_have_not_been_read_keep_their_memory(copies, monkeypatch):
+    monkeypatch.setattr(device_module, "new_host_room", lambda room: torch.zeros(len(room)).double())
+    storage = EventStorage(period=1)
+    for _ in range(9):
+        storage.put_scalar("a", on_device(float(storage.iter)))
+        assert storage.step() == []
+    assert seen(storage.drain()) == [(i, {"a": float(i)}) for i in range(9)]
 
 
 def test_puts_under_inference_mode_and_outside_share_a_batch(copies):

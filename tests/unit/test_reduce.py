@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from hookline import Events, EventStorage, PeriodReducer, Scalar
+from hookline import Events, EventStorage, Histogram, PeriodReducer, Scalar
 
 
 def loss(value):
@@ -102,10 +102,18 @@ def test_stream_that_starts_within_a_period_counts_from_there_after_a_cut_too():
     assert points(after.reduce(events[2:])) == {9: {"lr": 9}}
 
 
-@pytest.mark.parametrize("kind", ["images", "histograms", "texts", "hparams"])
-def test_iteration_with_nothing_but_one_kind_comes_out(kind):
-    (kept,) = PeriodReducer(2).reduce([Events(0, 0.0, **{kind: {"x": 1}}), Events(1, 0.0)])
-    assert (kept.iteration, getattr(kept, kind)) == (0, {"x": 1})
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("images", np.zeros((1, 2, 2), np.uint8)),
+        ("histograms", Histogram(np.ones(1, np.int64), np.arange(2.0), 1, 0.0, 1.0, 0.5, 0.25)),
+        ("texts", "hi"),
+        ("hparams", 1),
+    ],
+)
+def test_iteration_with_nothing_but_one_kind_comes_out(kind, value):
+    (kept,) = PeriodReducer(2).reduce([Events(0, 0.0, **{kind: {"x": value}}), Events(1, 0.0)])
+    assert (kept.iteration, getattr(kept, kind)) == (0, {"x": value})
 
 
 def test_stream_goes_on_after_a_flush():

@@ -11,10 +11,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from hookline.delivery import worker as worker_room
 from hookline.delivery.gap import Gap
-from hookline.delivery.worker import Worker, num_bytes
+from hookline.delivery.worker import Worker
 from hookline.errors import PluginError, Problem, WriterError, add_note
 from hookline.events import Events, EventStorage, EventWriter, Run
+from hookline.events.table import EventLog
 
 __all__ = ["Delivery", "check_journals"]
 
@@ -81,8 +83,7 @@ class Delivery:
             )
             for name, writer in writers.items()
         }
-        self._inbox: list[Events] = []
-        self._inbox_bytes = 0
+        self._inbox = EventLog()
         self._next_end: float = 0
         self._state = "new"
 
@@ -193,8 +194,8 @@ class Delivery:
         """
         self.storage.drain()
         self._hand_over()
-        # Events that several writers have not acknowledged are the same objects in all of them.
-        states: dict[int, dict[str, Any]] = {}
+        # What several writers have not acknowledged are the same tables in all of them.
+        states: dict[int, list[dict[str, Any]]] = {}
         state = {name: worker.state_dict(states) for name, worker in self._workers.items()}
         for worker in self._workers.values():
             worker.wake()
@@ -212,12 +213,11 @@ class Delivery:
                 worker.load_state_dict(state[name])
 
     def _on_step(self, events: list[Events]) -> None:
-        if events:
-            self._inbox += events
-            self._inbox_bytes += sum(map(num_bytes, events))
+        for each in events:
+            self._inbox.append(each)
         if self.storage.arrived_iter >= self._next_end:
             self._end_periods()
-        if self._inbox_bytes >= INBOX_BYTES:
+        if self._inbox.num_bytes >= INBOX_BYTES:
             self._hand_over()
             for worker in self._workers.values():
                 worker.wake()
@@ -235,10 +235,11 @@ class Delivery:
         self._next_end = min((worker.next_end for worker in workers), default=math.inf)
 
     def _hand_over(self) -> None:
-        events, self._inbox, self._inbox_bytes = self._inbox, [], 0
-        if events:
+        if self._inbox:
+            logs = self._inbox.split(worker_room.MAX_EVENTS_PER_CALL)
+            self._inbox = EventLog()
             for worker in self._workers.values():
-                worker.take(events)
+                worker.take(logs)
 
     def _close_writers(self, status: str, *, deliver: bool) -> None:
         self._state = "closed"

@@ -18,8 +18,9 @@ from hookline.catalog import normalized
 from hookline.delivery.gap import Gap
 from hookline.errors import HooklineError, Problem, WriterError
 from hookline.events import Events, EventWriter, Run
+from hookline.events.table import EventLog
 
-__all__ = ["Worker", "num_bytes"]
+__all__ = ["Worker"]
 
 MIN_INTERVAL_S = 0.25
 MAX_PERIODS = 64
@@ -31,18 +32,6 @@ BACKOFF_S = 0.05
 OPEN_TIMEOUT_S = 120.0
 
 logger = logging.getLogger("hookline")
-
-
-def num_bytes(events: Events) -> int:
-    """Return about how much memory ``events`` takes."""
-    size = 1000 + 200 * len(events.scalars)
-    if events.images:
-        size += sum(image.nbytes for image in events.images.values())
-    if events.histograms:
-        size += sum(histogram.counts.nbytes * 2 for histogram in events.histograms.values())
-    if events.texts:
-        size += sum(map(len, events.texts.values()))
-    return size
 
 
 class _AbandonedError(BaseException):
@@ -79,7 +68,7 @@ class Worker:
         self._call: tuple[str, float] | None = None
         self._closing: str | None = None
         self._open_error: BaseException | None = None
-        self._pending: deque[Events] = deque()
+        self._pending: deque[EventLog] = deque()
         self._pending_bytes = 0
         self._num_to_write = 0
         self._last_iteration = run.start_iter
@@ -161,18 +150,18 @@ class Worker:
             self._num_to_write = len(self._pending)
             self._changed.notify_all()
 
-    def take(self, events: Sequence[Events]) -> None:
-        """Keep ``events`` until they are acknowledged; wait only when the backlog of a journal is full."""
-        size = sum(map(num_bytes, events))
+    def take(self, logs: Sequence[EventLog]) -> None:
+        """Keep ``logs`` until they are acknowledged; wait only when the backlog of a journal is full."""
+        size = sum(log.num_bytes for log in logs)
         with self._changed:
             if self._pending and self._pending_bytes + size > BACKLOG_BYTES:
                 self._make_room()
-            self._last_iteration = events[-1].iteration
+            self._last_iteration = logs[-1].last_iteration()
             if self._gap is not None:
-                num_events = self._gap.num_events + len(events)
+                num_events = self._gap.num_events + sum(map(len, logs))
                 self._gap = replace(self._gap, last_iteration=self._last_iteration, num_events=num_events)
                 return
-            self._pending.extend(events)
+            self._pending.extend(logs)
             self._pending_bytes += size
 
     def request_close(self, status: str, *, deliver: bool) -> None:
@@ -189,17 +178,18 @@ class Worker:
         with self._changed:
             return self._past_gaps + ([self._gap] if self._gap is not None else [])
 
-    def state_dict(self, states: dict[int, dict[str, Any]]) -> dict[str, Any]:
-        """Return its position, what follows it, and its gaps; ``states`` are those of events by identity."""
+    def state_dict(self, states: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Return its position, what follows it, and its gaps; ``states`` are those of tables by identity."""
         with self._changed:
-            for events in self._pending:
-                if id(events) not in states:
-                    states[id(events)] = events.to_state()
+            tables = [table for log in self._pending for table in log.tables]
+            for table in tables:
+                if id(table) not in states:
+                    states[id(table)] = [events.to_state() for events in table.events()]
             return {
                 "position": self._position,
                 "version": self.writer.state_version,
                 "use": self.use,
-                "pending": [states[id(events)] for events in self._pending],
+                "pending": [state for table in tables for state in states[id(table)]],
                 "gaps": [asdict(gap) for gap in self.gaps()],
             }
 
@@ -208,8 +198,10 @@ class Worker:
         is_same = _is_same_use(state.get("use", self.use), self.use)
         if is_same and state.get("version", 1) == self.writer.state_version:
             self._position = state["position"]
-        self._pending.extend(map(Events.from_state, state["pending"]))
-        self._pending_bytes = sum(map(num_bytes, self._pending))
+        if state["pending"]:
+            pending = EventLog.of(map(Events.from_state, state["pending"]))
+            self._pending.extend(pending.split(MAX_EVENTS_PER_CALL))
+            self._pending_bytes = pending.num_bytes
         self._past_gaps = [Gap(**gap) for gap in state["gaps"]]
 
     # -- on the writer's thread ------------------------------------------------------------------
@@ -267,10 +259,10 @@ class Worker:
         """Wait for work and do it; return whether more may follow."""
         with self._changed:
             self._changed.wait_for(lambda: self._num_to_write or self._closing or self._phase == "off")
-            batch = tuple(islice(self._pending, min(self._num_to_write, MAX_EVENTS_PER_CALL)))
+            logs = self._next_logs()
             closing = self._closing
-        if batch:
-            return self._write(batch)
+        if logs:
+            return self._write(logs)
         if closing is None:
             return False
         try:
@@ -283,14 +275,26 @@ class Worker:
             self._enter("finished")
         return False
 
-    def _write(self, batch: Sequence[Events]) -> bool:
-        """Have ``batch`` written, with retries; return whether it was."""
+    def _next_logs(self) -> list[EventLog]:
+        """Return what to write next: at least one log, and those after it that fit into the same call."""
+        logs: list[EventLog] = []
+        num_events = 0
+        for log in islice(self._pending, self._num_to_write):
+            num_events += len(log)
+            if logs and num_events > MAX_EVENTS_PER_CALL:
+                break
+            logs.append(log)
+        return logs
+
+    def _write(self, logs: Sequence[EventLog]) -> bool:
+        """Have ``logs`` written, with retries; return whether they were."""
         num_tries = 0
+        events = EventLog(table for log in logs for table in log.tables)
         while True:
             try:
                 if num_tries:
                     self._start_from_position()
-                self._do("write", batch)
+                self._do("write", events)
                 position = copy.deepcopy(self._do("state_dict"))
             except _AbandonedError:
                 raise
@@ -303,16 +307,15 @@ class Worker:
                 self._rest(BACKOFF_S * 2**num_tries)
                 num_tries += 1
             else:
-                self._acknowledge(len(batch), position)
+                self._acknowledge(len(logs), position)
                 return True
 
-    def _acknowledge(self, num_events: int, position: dict[str, Any] | None) -> None:
+    def _acknowledge(self, num_logs: int, position: dict[str, Any] | None) -> None:
         with self._changed:
             if self._phase == "off":
                 raise _AbandonedError
-            for _ in range(num_events):
-                self._pending_bytes -= num_bytes(self._pending.popleft())
-            self._num_to_write -= num_events
+            self._pending_bytes -= sum(self._pending.popleft().num_bytes for _ in range(num_logs))
+            self._num_to_write -= num_logs
             self._position = position
             self._changed.notify_all()
 
@@ -360,9 +363,9 @@ class Worker:
     def _fail(self, error: BaseException, phase: str) -> None:
         """Name what is lost, and say so: to the thread that trains, or in the log."""
         pending = self._pending
-        first = pending[0].iteration if pending else self._last_iteration
+        first = pending[0].first_iteration() if pending else self._last_iteration
         reason = f"{type(error).__name__}: {error}"
-        self._gap = Gap(self.name, first, self._last_iteration, len(pending), reason)
+        self._gap = Gap(self.name, first, self._last_iteration, sum(map(len, pending)), reason)
         self._pending, self._pending_bytes, self._num_to_write = deque(), 0, 0
         self._phase = phase
         if self._must_not_fail:

@@ -8,18 +8,22 @@ Values on a device are taken without waiting and become `Events` when their copy
 only ever sees host data; `hookline.delivery` carries it there.
 """
 
+from hookline.events.current import get_event_storage
 from hookline.events.history import History
 from hookline.events.records import Events, Histogram, Scalar
-from hookline.events.storage import EventStorage, get_event_storage
+from hookline.events.storage import EventStorage
+from hookline.events.table import EventTable, as_tables
 from hookline.events.writer import EventWriter, Run
 
 __all__ = [
     "EventStorage",
+    "EventTable",
     "EventWriter",
     "Events",
     "Histogram",
     "History",
     "Run",
     "Scalar",
+    "as_tables",
     "get_event_storage",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,25 @@ __all__ = ["Batch", "DeviceQueue", "start_copy"]
 NUM_SLOTS = 256
 
 
-def start_copy(source: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+def new_host_room(room: Tensor) -> Tensor | None:
+    """Return memory of the host that ``room`` can be copied to while the host goes on; None if none can."""
+    if room.device.type != "cuda":
+        return None
+    return torch.empty_like(room, device="cpu", pin_memory=True)
+
+
+def start_copy(source: Tensor, into: Tensor | None = None) -> tuple[Tensor, torch.cuda.Event | None]:
     """Start copying ``source`` to the host; return the copy and the event that says when it is whole.
 
-    Asynchronous on CUDA: one copy into pinned memory. Elsewhere it waits and returns no event.
+    Asynchronous on CUDA: one copy into pinned memory, ``into`` where it is given, as long as ``source`` or
+    longer. Elsewhere it waits and returns no event.
     """
     if source.device.type != "cuda":
         return source.to("cpu", copy=True), None
     with torch.cuda.device(source.device):
-        host = torch.empty_like(source, device="cpu", pin_memory=True)
+        if into is None:
+            into = torch.empty_like(source, device="cpu", pin_memory=True)
+        host = into[: len(source)]
         host.copy_(source, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
@@ -38,17 +48,26 @@ class Batch:
         # Copies of one device arrive in order, those of several need not.
         self._previous = previous
         self._copies: dict[Any, tuple[Tensor, torch.cuda.Event | None]] = {}
-        self._values: dict[torch.device, list[float]] = {}
+        self._numbers: dict[torch.device, list[float]] = {}
+        self._done: dict[torch.device, Callable[[], None]] = {}
 
     def add(self, key: Any, source: Tensor) -> None:
         """Start copying ``source``, to be found under ``key``."""
         self._copies[key] = start_copy(source)
 
+    def add_numbers(self, slots: _Slots) -> None:
+        """Start copying the numbers in ``slots``, which can be used anew."""
+        source, into = slots.used(), slots.take_host_room()
+        self._copies[slots.device] = start_copy(source, into)
+        self._done[slots.device] = partial(slots.give_back, into)
+
     def is_ready(self) -> bool:
         """Return whether everything up to here has arrived; never waits."""
+        if not self.started:
+            return False
         if self._previous is not None and self._previous.is_ready():
             self._previous = None
-        return self._previous is None and self.started and all(map(_has_arrived, self._copies.values()))
+        return self._previous is None and all(map(_has_arrived, self._copies.values()))
 
     def wait(self) -> None:
         """Return when everything up to here has arrived; it must have been started."""
@@ -59,11 +78,12 @@ class Batch:
             if event is not None:
                 event.synchronize()
 
-    def value(self, device: torch.device, index: int) -> float:
-        """Return one number taken from ``device``."""
-        if device not in self._values:
-            self._values[device] = self._copies[device][0].tolist()
-        return self._values[device][index]
+    def numbers(self, device: torch.device, start: int, end: int) -> list[float]:
+        """Return the numbers taken from ``device`` into the slots from ``start`` to ``end``."""
+        if device not in self._numbers:
+            self._numbers[device] = self._copies[device][0].tolist()
+            self._done[device]()
+        return self._numbers[device][start:end]
 
     def array(self, key: Any) -> npt.NDArray[Any]:
         """Return one array."""
@@ -76,7 +96,7 @@ def _has_arrived(copy: tuple[Tensor, torch.cuda.Event | None]) -> bool:
 
 
 class _Slots:
-    """Room for numbers on one device; a number is converted and copied by one operation.
+    """Room for numbers on one device, and on the host for their copies.
 
     float64 holds every float32 and every integer up to 2**53 exactly; MPS has only float32.
     """
@@ -85,9 +105,39 @@ class _Slots:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         # Values put under inference mode and outside share the room, so it must be an ordinary tensor.
         with torch.inference_mode(False), torch.no_grad():
-            self.room = torch.zeros(NUM_SLOTS, dtype=dtype, device=device)
-            self.slots = self.room.unbind()
+            self._room = torch.zeros(NUM_SLOTS, dtype=dtype, device=device)
+            self._slots = list(self._room.unbind())
+            # One to read while the next copy arrives. Making more may wait for the device.
+            self._host_rooms = [new_host_room(self._room) for _ in range(2)]
+        self.device = device
         self.num_used = 0
+
+    def take(self, tensors: Sequence[Tensor]) -> None:
+        """Queue one operation that copies and converts 1-element ``tensors``, however many there are."""
+        numbers = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
+        numbers = [number if number.dim() == 0 else number.reshape(()) for number in numbers]
+        start, self.num_used = self.num_used, self.num_used + len(numbers)
+        if len(numbers) == 1:
+            self._slots[start].copy_(numbers[0], non_blocking=True)
+        else:
+            # Unlike a stack, it converts each number from its own dtype, so all are exact.
+            torch._foreach_copy_(self._slots[start : self.num_used], numbers, non_blocking=True)
+
+    def used(self) -> Tensor:
+        """Return the numbers taken, as they are until the next ``take``, which begins anew."""
+        num_used, self.num_used = self.num_used, 0
+        return self._room[:num_used]
+
+    def take_host_room(self) -> Tensor | None:
+        """Return memory for a copy that nobody else has until it is given back."""
+        if self._host_rooms:
+            return self._host_rooms.pop()
+        with torch.inference_mode(False):
+            return new_host_room(self._room)
+
+    def give_back(self, host_room: Tensor | None) -> None:
+        """Take memory back whose copy has been read."""
+        self._host_rooms.append(host_room)
 
 
 class DeviceQueue:
@@ -102,20 +152,28 @@ class DeviceQueue:
         self.batch = Batch()
         self.num_waiting = 0
 
-    def put_value(self, tensor: Tensor) -> Callable[[], float]:
-        """Take a 1-element tensor; return what reads it once its batch has arrived."""
-        device = tensor.device
-        slots = self._slots.get(device)
-        if slots is None:
-            slots = self._slots[device] = _Slots(device)
-        if slots.num_used == NUM_SLOTS:
-            self.start()
-        index = slots.num_used
-        number = tensor.detach() if tensor.dim() == 0 else tensor.detach().reshape(())
-        slots.slots[index].copy_(number, non_blocking=True)
-        slots.num_used += 1
-        self.num_waiting += 1
-        return partial(self.batch.value, device, index)
+    def put_values(
+        self, named: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Sequence[str], Callable[[], list[float]], Batch]]:
+        """Take 1-element tensors; yield names, what reads their numbers, and the batch to wait for.
+
+        Those of one device come in one portion, unless there is no room for all of them.
+        """
+        by_device: dict[torch.device, list[str]] = {}
+        for name, tensor in named.items():
+            by_device.setdefault(tensor.device, []).append(name)
+        for device, names in by_device.items():
+            slots = self._slots.get(device)
+            if slots is None:
+                slots = self._slots[device] = _Slots(device)
+            while names:
+                if slots.num_used == NUM_SLOTS:
+                    self.start()
+                start = slots.num_used
+                portion, names = names[: NUM_SLOTS - start], names[NUM_SLOTS - start :]
+                slots.take([named[name] for name in portion])
+                self.num_waiting += len(portion)
+                yield portion, partial(self.batch.numbers, device, start, slots.num_used), self.batch
 
     def put_array(self, tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
         """Take a tensor of any shape; return what reads it once its batch has arrived."""
@@ -125,10 +183,9 @@ class DeviceQueue:
 
     def start(self) -> None:
         """Start the copy of everything taken so far."""
-        for device, slots in self._slots.items():
+        for slots in self._slots.values():
             if slots.num_used:
-                self.batch.add(device, slots.room[: slots.num_used])
-                slots.num_used = 0
+                self.batch.add_numbers(slots)
         self.batch.started = True
         self.batch = Batch(previous=self.batch)
         self.num_waiting = 0

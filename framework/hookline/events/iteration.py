@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from hookline.events.convert import histogram
 from hookline.events.device import Batch
-from hookline.events.records import Events, Scalar
+from hookline.events.records import Events
 
-__all__ = ["Record"]
+__all__ = ["Flags", "Record"]
+
+Flags = dict[str, tuple[bool, bool]]
 
 
 def _image(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -24,21 +26,30 @@ _FROM_ARRAY: dict[str, Callable[[npt.NDArray[Any]], Any]] = {"image": _image, "h
 
 
 class Record:
-    """What was put in one iteration, and what reads the rest once ``batch`` has arrived."""
+    """What was put in one iteration, and what reads the rest once ``batch`` has arrived.
 
-    __slots__ = ("_puts", "_reads", "arrays", "batch", "hparams", "iteration", "scalars", "texts", "time_s")
+    Most iterations have scalars of the host and nothing else, so all else is made when it is needed.
 
-    def __init__(self) -> None:
-        self.iteration = 0
-        self.time_s = 0.0
-        self.scalars: dict[str, Scalar] = {}
-        self.arrays: dict[str, dict[str, Any]] = {"image": {}, "histogram": {}}
-        self.texts: dict[str, str] = {}
-        self.hparams: dict[str, bool | int | float | str] = {}
-        self.batch: Batch | None = None
-        # All numbers of a scalar that was put more than once, or from a device.
-        self._puts: dict[str, list[float]] = {}
-        self._reads: list[tuple[str, str, Callable[[], Any]]] = []
+    Attributes:
+        values: The numbers of the scalars; NaN where none has arrived yet.
+        flags: (smoothing_hint, volatile) of these and others, shared with other records.
+        timings: Scalars without a history.
+        rest: Images, histograms, texts and hyper-parameters: what ``Events`` calls them, by name.
+        batch: What must have arrived before the iteration is complete.
+    """
+
+    iteration = 0
+    time_s = 0.0
+    timings: dict[str, float] | None = None
+    rest: dict[str, dict[str, Any]] | None = None
+    batch: Batch | None = None
+    # All numbers of a scalar that was put more than once.
+    _puts: dict[str, list[float]] | None = None
+    _reads: list[tuple[str, Sequence[str], Callable[[], Any]]] | None = None
+
+    def __init__(self, flags: Flags) -> None:
+        self.values: dict[str, float] = {}
+        self.flags = flags
 
     def put_again(self, key: str, number: float) -> float:
         """Keep one more number of a scalar; return the mean of those that have arrived."""
@@ -46,58 +57,79 @@ class Record:
         puts.append(number)
         return sum(puts) / len(puts)
 
-    def put_later(self, key: str, smoothing_hint: bool, volatile: bool) -> None:
-        """Keep a place for a scalar whose number has not arrived."""
-        puts = self._puts_of(key)
-        mean = sum(puts) / len(puts) if puts else math.nan
-        self.scalars[key] = Scalar(mean, smoothing_hint, volatile)
+    def put_later(self, keys: Sequence[str], read: Callable[[], list[float]], batch: Batch) -> None:
+        """Keep places for scalars whose numbers have not arrived, and what reads them then."""
+        for key in keys:
+            puts = self._puts_of(key) if key in self.values else []
+            self.values[key] = sum(puts) / len(puts) if puts else math.nan
+        self.expect("scalar", keys, read, batch)
 
     def put_array(self, kind: str, key: str, array: npt.NDArray[Any]) -> None:
         """Keep an image or a histogram."""
-        self.arrays[kind][key] = _FROM_ARRAY[kind](array)
+        self.others(f"{kind}s")[key] = _FROM_ARRAY[kind](array)
 
-    def expect(self, kind: str, key: str, read: Callable[[], Any], batch: Batch) -> None:
-        """Keep what reads a value once ``batch`` has arrived; no batch is followed by an earlier one."""
-        self._reads.append((kind, key, read))
+    def others(self, kind: str) -> dict[str, Any]:
+        """Return what was put of ``images``, ``histograms``, ``texts`` or ``hparams``, to add to."""
+        if self.rest is None:
+            self.rest = {}
+        return self.rest.setdefault(kind, {})
+
+    def expect(self, kind: str, keys: Sequence[str], read: Callable[[], Any], batch: Batch) -> None:
+        """Keep what reads values once ``batch`` has arrived; no batch is followed by an earlier one."""
+        if self._reads is None:
+            self._reads = []
+        self._reads.append((kind, keys, read))
         self.batch = batch
 
     def finish(self) -> dict[str, float]:
         """Read what has arrived; return the scalars among it."""
-        reads, self._reads, self.batch = self._reads, [], None
+        reads, self._reads, self.batch = self._reads or (), None, None
         arrived = {}
-        for kind, key, read in reads:
+        for kind, keys, read in reads:
             if kind == "scalar":
-                arrived[key] = self.put_again(key, read())
-                self.scalars[key] = self.scalars[key]._replace(value=arrived[key])
+                for key, number in zip(keys, read(), strict=True):
+                    if self._puts is not None and key in self._puts:
+                        number = self.put_again(key, number)
+                    self.values[key] = arrived[key] = number
             else:
-                self.put_array(kind, key, read())
+                self.put_array(kind, keys[0], read())
         return arrived
 
     def is_empty(self) -> bool:
         """Return whether nothing was put."""
-        return not (self.scalars or self.texts or self.hparams or any(self.arrays.values()))
+        return not (self.values or self.timings or self.rest)
 
     def events(self) -> Events:
         """Return what was put; all of it must have arrived."""
-        images, histograms = self.arrays["image"], self.arrays["histogram"]
-        return Events(self.iteration, self.time_s, self.scalars, images, histograms, self.texts, self.hparams)
+        values = self.values if self.timings is None else {**self.values, **self.timings}
+        events = Events.of_values(self.iteration, self.time_s, values, self.flags)
+        if self.rest is not None:
+            vars(events).update(self.rest)
+        return events
 
     def to_state(self) -> dict[str, Any]:
         """Return the same as nested dicts of JSON values and arrays."""
         return {
             "events": self.events().to_state(),
-            "puts": {key: list(puts) for key, puts in self._puts.items()},
+            "puts": {key: list(puts) for key, puts in (self._puts or {}).items()},
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Record:
         """Return the record that ``to_state`` was called on."""
-        events, record = Events.from_state(state["events"]), cls()
-        record.scalars, record.texts, record.hparams = events.scalars, events.texts, events.hparams
-        record.arrays = {"image": events.images, "histogram": events.histograms}
-        record._puts = {key: list(puts) for key, puts in state["puts"].items()}
+        events = Events.from_state(state["events"])
+        record = cls(dict(events.flags))
+        record.values = events.values
+        kinds = ("images", "histograms", "texts", "hparams")
+        record.rest = {kind: getattr(events, kind) for kind in kinds if getattr(events, kind)} or None
+        record._puts = {key: list(puts) for key, puts in state["puts"].items()} or None
         return record
 
     def _puts_of(self, key: str) -> list[float]:
-        before = self.scalars.get(key)
-        return self._puts.setdefault(key, [] if before is None else [before.value])
+        """Return the numbers of a scalar that is put more than once, those that have arrived."""
+        if self._puts is None:
+            self._puts = {}
+        if key not in self._puts:
+            is_awaited = any(key in keys for kind, keys, _ in self._reads or () if kind == "scalar")
+            self._puts[key] = [] if is_awaited else [self.values[key]]
+        return self._puts[key]

@@ -4,49 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from threading import RLock
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
-from hookline.errors import Problem, RunError
+from hookline.errors import Problem
 from hookline.events import convert
+from hookline.events.current import enter, leave
 from hookline.events.device import DeviceQueue
 from hookline.events.history import History
-from hookline.events.iteration import Record
-from hookline.events.records import Events, Scalar
+from hookline.events.iteration import Flags, Record
+from hookline.events.records import Events
 
-__all__ = ["EventStorage", "get_event_storage"]
+__all__ = ["EventStorage"]
 
 Reader = Callable[[list[Events]], None]
-
-# A linked list, innermost first: a context that is copied or left in another order cannot disturb it.
-_current: ContextVar[tuple[EventStorage, Any] | None] = ContextVar("hookline_event_storage", default=None)
-
-
-def get_event_storage() -> EventStorage:
-    """Return the storage of the innermost ``with EventStorage()`` around the caller.
-
-    Works anywhere below a training loop, also inside a model's ``forward``. Each thread and each task
-    has its own.
-
-    Raises:
-        RunError: If there is none, as in a thread that was started without its parent's context.
-    """
-    entry = _current.get()
-    if entry is None:
-        exists = (
-            "No `with EventStorage()` is entered in this context; a new thread starts without its parent's"
-        )
-        fix = "In a thread of your own start the work with contextvars.copy_context().run(work)"
-        raise RunError(
-            str(Problem("get_event_storage()", "an event storage", missing=True, exists=exists, fix=fix))
-        )
-    return entry[0]
 
 
 class EventStorage:
@@ -69,25 +45,26 @@ class EventStorage:
         self.arrived_iter = start_iter
         """Every iteration below this one is complete on the host."""
         self._period = period
-        self._open = Record()
+        # Of every scalar how it was put last. Sealed records share it, so it is copied before a change.
+        self._flags: Flags = {}
+        self._open = Record(self._flags)
         self._sealed: deque[Record] = deque()
         self._queue = DeviceQueue()
         self._histories: dict[str, History] = {}
-        self._hints: dict[str, bool] = {}
         self._kinds: dict[str, str] = {}
+        self._owns_flags = False
         self._prefix = ""
         self._readers: list[Reader] = []
         self._lock = RLock()
 
     def __enter__(self) -> EventStorage:
-        _current.set((self, _current.get()))
+        enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry = _current.get()
-        _current.set(entry[1] if entry is not None else None)
+        leave()
 
     # -- putting ---------------------------------------------------------------------------------
 
@@ -109,13 +86,31 @@ class EventStorage:
             ValueError: If ``value`` has several elements, or ``name`` cannot be used.
         """
         with self._lock:
-            self._put_scalar(name, value, smoothing_hint, volatile)
+            self._put(((name, value),), smoothing_hint, volatile)
 
-    def put_scalars(self, /, *, smoothing_hint: bool = True, volatile: bool = False, **named: Any) -> None:
-        """Record several scalars, as ``put_scalar`` does."""
+    def put_scalars(
+        self,
+        scalars: Mapping[str, Any] | None = None,
+        /,
+        *,
+        smoothing_hint: bool = True,
+        volatile: bool = False,
+        **named: Any,
+    ) -> None:
+        """Record several scalars, as ``put_scalar`` does; those of one device are taken at once.
+
+        Args:
+            scalars: Values by name.
+            smoothing_hint: As for ``put_scalar``.
+            volatile: As for ``put_scalar``.
+            named: More of them.
+        """
+        if scalars is None:
+            scalars = named
+        elif named:
+            scalars = {**scalars, **named}
         with self._lock:
-            for name, value in named.items():
-                self._put_scalar(name, value, smoothing_hint, volatile)
+            self._put(scalars.items(), smoothing_hint, volatile)
 
     def put_timings(self, seconds: Mapping[str, float]) -> None:
         """Record volatile scalars that only writers are told of: they have no history, and cost little.
@@ -123,10 +118,14 @@ class EventStorage:
         For many numbers that are put often. Their names are taken as they are, outside of any ``name_scope``.
         """
         with self._lock:
-            scalars = self._open.scalars
+            record = self._open
+            if record.timings is None:
+                record.timings = {}
             for key, value in seconds.items():
                 if self._kinds.setdefault(key, "scalar") == "scalar":
-                    scalars[key] = Scalar(value, True, True)
+                    if self._flags.get(key) != (True, True):
+                        self._set_flags(key, True, True)
+                    record.timings[key] = value
 
     def put_image(self, name: str, image: Any) -> None:
         """Record an image; a second one of the same name in an iteration replaces the first.
@@ -163,7 +162,7 @@ class EventStorage:
             key = self._key(name, "text")
             if not isinstance(text, str):
                 raise TypeError(str(Problem(self._where("text", key), "a string", text)))
-            self._open.texts[key] = text
+            self._open.others("texts")[key] = text
 
     def put_hparams(self, hparams: Mapping[str, bool | int | float | str]) -> None:
         """Record hyper-parameters of the run; once, before the first iteration, is usual."""
@@ -174,7 +173,7 @@ class EventStorage:
                     raise ValueError(str(Problem("put_hparams", "non-empty strings as names", name)))
                 if not isinstance(value, (bool, int, float, str)):
                     raise TypeError(str(Problem(where, "a bool, a number or a string", value)))
-            self._open.hparams.update(hparams)
+            self._open.others("hparams").update(hparams)
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
@@ -199,7 +198,7 @@ class EventStorage:
         with self._lock:
             if name in self._histories:
                 return self._histories[name]
-        if name in self._hints:
+        if any(name in record.values for record in (*self._sealed, self._open)):
             exists, fix = (
                 "Its values are still on their device",
                 "They arrive when a period ends, or after drain()",
@@ -287,7 +286,7 @@ class EventStorage:
                 "iter": self.iter,
                 "open": self._open.to_state(),
                 "histories": {name: history.state_dict() for name, history in self._histories.items()},
-                "hints": dict(self._hints),
+                "hints": {name: hint for name, (hint, _) in self._flags.items()},
             }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -299,8 +298,12 @@ class EventStorage:
             self._histories = {name: History() for name in state["histories"]}
             for name, history in self._histories.items():
                 history.load_state_dict(state["histories"][name])
-            self._hints = dict(state["hints"])
-            self._kinds = dict.fromkeys(self._hints, "scalar")
+            # Whether one is volatile is known again when it is put again.
+            self._flags = {name: (hint, False) for name, hint in state["hints"].items()}
+            self._flags.update(self._open.flags)
+            self._open.flags = self._flags
+            self._owns_flags = False
+            self._kinds = dict.fromkeys(self._flags, "scalar")
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -323,35 +326,52 @@ class EventStorage:
             )
         return key
 
-    def _put_scalar(self, name: str, value: Any, smoothing_hint: bool, volatile: bool) -> None:
-        number = value if type(value) is float else convert.as_number(value, name, self.iter)
-        key = self._prefix + name if type(name) is str else ""
-        history = self._histories.get(key)
-        if history is None:
-            key = self._key(name, "scalar")
-        self._hints[key] = smoothing_hint
-        record = self._open
-        if isinstance(number, Tensor):
-            read = self._queue.put_value(number)
-            record.put_later(key, smoothing_hint, volatile)
-            record.expect("scalar", key, read, self._queue.batch)
-            return
-        if key in record.scalars:
-            number = record.put_again(key, number)
-        record.scalars[key] = Scalar(number, smoothing_hint, volatile)
-        if history is None:
-            history = self._histories[key] = History()
-        history.update(number, self.iter)
+    def _put(self, scalars: Iterable[tuple[str, Any]], smoothing_hint: bool, volatile: bool) -> None:
+        record, prefix = self._open, self._prefix
+        values, histories, iteration = record.values, self._histories, self.iter
+        flags = (smoothing_hint, volatile)
+        later: dict[str, Any] = {}
+        try:
+            for name, value in scalars:
+                # On a CPU reading is no wait.
+                number = value.tolist() if type(value) is Tensor and value.is_cpu else value
+                if type(number) is not float:
+                    number = convert.as_number(value, name, iteration)
+                key = prefix + name if type(name) is str else ""
+                if self._flags.get(key) != flags:
+                    key = self._key(name, "scalar")
+                    self._set_flags(key, smoothing_hint, volatile)
+                if type(number) is not float:
+                    later[key] = number
+                    continue
+                if key in values:
+                    number = record.put_again(key, number)
+                values[key] = number
+                history = histories.get(key)
+                if history is None:
+                    history = histories[key] = History()
+                history.update(number, iteration)
+        finally:
+            if later:
+                for keys, read, batch in self._queue.put_values(later):
+                    record.put_later(keys, read, batch)
+
+    def _set_flags(self, key: str, smoothing_hint: bool, volatile: bool) -> None:
+        if not self._owns_flags:
+            self._flags, self._owns_flags = dict(self._flags), True
+        self._flags[key] = (smoothing_hint, volatile)
+        self._open.flags = self._flags
 
     def _put_array(self, kind: str, key: str, tensor: Tensor) -> None:
         if tensor.is_cpu:
             self._open.put_array(kind, key, tensor.numpy())
         else:
-            self._open.expect(kind, key, self._queue.put_array(tensor), self._queue.batch)
+            self._open.expect(kind, (key,), self._queue.put_array(tensor), self._queue.batch)
 
     def _seal(self) -> None:
-        record, self._open = self._open, Record()
+        record, self._open = self._open, Record(self._flags)
         record.iteration, record.time_s = self.iter, time.time()
+        self._owns_flags = False
         self._sealed.append(record)
 
     def _collect(self) -> list[Events]:
@@ -382,7 +402,7 @@ class EventStorage:
             raise errors[0]
 
     def _smoothed(self, name: str, value: float, iteration: int, window: int) -> float:
-        if not self._hints.get(name, True):
+        if not self._flags[name][0]:
             return value
         history = self._histories[name]
         return history.median(history.count_since(iteration - window + 1))
