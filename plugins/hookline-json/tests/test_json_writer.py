@@ -104,6 +104,54 @@ def test_numbers_that_are_not_finite_are_valid_json(tmp_path, writer):
     assert line == {"a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 1.0, "iteration": 0}
 
 
+def expected(events: list[Events]) -> tuple[str, str]:
+    """Return the text of both files, each line made on its own."""
+    files: tuple[list[str], list[str]] = ([], [])
+    for event in events:
+        for file, volatile, always in zip(
+            files, (False, True), (event.texts, {"wall_time_s": event.time_s}), strict=True
+        ):
+            numbers = {name: each.value for name, each in event.scalars.items() if each.volatile is volatile}
+            words = {name: WORDS.get(str(number), number) for name, number in numbers.items()}
+            if words or (not volatile and event.texts):
+                line = {**always, **words, "iteration": event.iteration}
+                file.append(json.dumps(line, sort_keys=True) + "\n")
+    return "".join(files[0]), "".join(files[1])
+
+
+WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def test_lines_are_those_that_json_makes_whatever_is_put(tmp_path):
+    storage, events = EventStorage(), []
+    names = ("total_loss", "100 % of %s", '"quoted" é\n', "zebra")
+    for i in range(60):
+        for index, name in enumerate(names[: 2 + i // 20]):
+            storage.put_scalar(name, math.sin(i * 10.0 ** (index * 7)))
+        storage.put_scalar("moody", i, volatile=i % 9 == 0)
+        if i % 11 == 3:
+            storage.put_scalar("zebra", (math.nan, math.inf, -math.inf, 1e308)[i // 11 % 4])
+            storage.put_scalar("huge", 1e308)
+        if i % 13 == 5:
+            storage.put_text("note", 'a "%d" text')
+        if i % 16 == 2:
+            storage.put_timings({"plugin_s/a": 0.25, "wall_time_s": 1.5})
+        events += storage.step()
+    write(tmp_path, events)
+    metrics, timings = expected(events)
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
+    assert (tmp_path / "timings.jsonl").read_text() == timings
+
+
+def test_it_makes_no_end_of_layouts(tmp_path, writer, monkeypatch):
+    monkeypatch.setattr("hookline_json.lines.MAX_LAYOUTS", 3)
+    flags = {f"s{i}": (True, False) for i in range(40)}
+    writer.write([Events.of_values(i, 0.0, {f"s{i}": 1.0}, flags) for i in range(40)])
+    assert [list(line) for line in lines_of(tmp_path / "metrics.jsonl")] == [
+        ["iteration", f"s{i}"] for i in range(40)
+    ]
+
+
 def test_numbers_are_exact(tmp_path, writer):
     numbers = [0.1, 1e-310, 2**53 + 0.0, -0.0, torch.tensor(0.1).item(), 1.7976931348623157e308]
     writer.write([scalars(i, a=number) for i, number in enumerate(numbers)])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hookline import Events, EventWriter, Run, RunError
+from hookline_json.lines import Lines
 
 __all__ = ["JSONWriter"]
 
@@ -46,7 +45,8 @@ class JSONWriter(EventWriter):
         if Path(file) == Path(timings):
             raise ValueError(f"timings: expected another file than that of the metrics, got {timings!r}.")
         self._names = {"metrics": file, "timings": timings}
-        self._files: dict[str, _Lines] = {}
+        self._files: dict[str, _File] = {}
+        self._lines = Lines()
         self._position: Mapping[str, Any] = {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -57,20 +57,11 @@ class JSONWriter(EventWriter):
         """Open both files and cut them to the position; without one, put aside what is there."""
         self._close_files()
         for key, name in self._names.items():
-            self._files[key] = _Lines(run.dir / name, self._position.get(key))
+            self._files[key] = _File(run.dir / name, self._position.get(key))
 
     def write(self, events: Sequence[Events]) -> None:
         """Append the lines of ``events`` to both files, whole and at once."""
-        metrics, timings = [], []
-        for each in events:
-            stable = {
-                name: _plain(scalar.value) for name, scalar in each.scalars.items() if not scalar.volatile
-            }
-            varying = {name: _plain(scalar.value) for name, scalar in each.scalars.items() if scalar.volatile}
-            if stable or each.texts:
-                metrics.append({**each.texts, **stable, "iteration": each.iteration})
-            if varying:
-                timings.append({"wall_time_s": each.time_s, **varying, "iteration": each.iteration})
+        metrics, timings = self._lines.of(events)
         self._files["metrics"].append(metrics)
         self._files["timings"].append(timings)
 
@@ -88,7 +79,7 @@ class JSONWriter(EventWriter):
         self._files = {}
 
 
-class _Lines:
+class _File:
     """A file that only grows, by whole lines that are on the disk when ``append`` returns."""
 
     def __init__(self, path: Path, position: Mapping[str, Any] | None) -> None:
@@ -107,11 +98,10 @@ class _Lines:
             self.close()
             raise
 
-    def append(self, objects: Sequence[Mapping[str, Any]]) -> None:
-        """Add a line for each object."""
-        if not objects:
+    def append(self, lines: bytes) -> None:
+        """Add ``lines``, each of them whole."""
+        if not lines:
             return
-        lines = "".join(json.dumps(each, sort_keys=True, allow_nan=False) + "\n" for each in objects).encode()
         rest = memoryview(lines)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
@@ -151,12 +141,6 @@ class _Lines:
             )
         os.ftruncate(self._descriptor, size_bytes)
         os.fsync(self._descriptor)
-
-
-def _plain(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _put_aside(path: Path) -> None:
