@@ -3,9 +3,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, StackDataset, Subset, TensorDataset, default_collate
 
 from hookline.data import Loader, build_loader
+from hookline.data.batches import batch_maker
 from hookline.errors import CheckpointError, ConfigError
 
 
@@ -118,7 +120,7 @@ def test_workers_stay_from_epoch_to_epoch_and_give_the_same_batches():
     here, there = Loader(Numbers(7), batch_size=2), Loader(Numbers(7), batch_size=2, num_workers=2)
     for _ in range(3):
         assert epoch(there) == epoch(here)
-    assert len(there._loader._iterator._workers) == 2
+    assert len(there._workers._loader._iterator._workers) == 2
 
 
 def test_random_augmentation_in_workers_is_the_same_after_a_resume_and_for_any_number_of_workers():
@@ -205,11 +207,141 @@ def test_getitems_gives_samples_that_are_collated():
     assert batch["x"].tolist() == [0.5, 1.5]
 
 
-def test_samples_are_collated_as_torch_does():
-    dataset = TensorDataset(torch.arange(6.0).view(3, 2), torch.arange(3))
-    (ours,) = Loader(dataset, batch_size=3, shuffle=False)
-    (theirs,) = DataLoader(dataset, batch_size=3)
-    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+ROWS = {
+    "float32": torch.arange(42.0).view(7, 3, 2),
+    "numbers": torch.arange(7),
+    "bool": torch.arange(7) % 2 == 0,
+    "bfloat16": torch.arange(14.0).view(7, 2).bfloat16(),
+    "channels last": torch.arange(84.0).view(7, 3, 2, 2).to(memory_format=torch.channels_last),
+    "every other column": torch.arange(28.0).view(7, 4)[:, ::2],
+    "one row for all": torch.arange(3.0).expand(7, 3),
+}
+IN_MEMORY = {
+    "tensor": ROWS["float32"],
+    "tensors": TensorDataset(*ROWS.values()),
+    "stack": StackDataset(*ROWS.values()),
+    "named": StackDataset(**ROWS),
+    "nested": StackDataset(pair=TensorDataset(*[ROWS["numbers"]] * 2), alone=StackDataset(ROWS["bool"])),
+    "subset": Subset(TensorDataset(*ROWS.values()), [4, -1, 0, 4, 2]),
+    "subset of a subset": Subset(Subset(TensorDataset(ROWS["numbers"]), range(1, 6)), np.array([3, 0, -1])),
+}
+
+
+@pytest.fixture
+def no_single_samples(monkeypatch):
+    def refused(self, index):
+        raise AssertionError(f"{type(self).__name__} was read sample by sample")
+
+    for cls in (TensorDataset, StackDataset, Subset):
+        monkeypatch.setattr(cls, "__getitem__", refused)
+        monkeypatch.setattr(cls, "__getitems__", refused, raising=False)
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_datasets_in_memory_are_indexed_to_just_what_collated_samples_are(name, request):
+    dataset = IN_MEMORY[name]
+    expected = list(DataLoader(dataset, batch_size=2))
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(1)).tolist()
+    expected_shuffled = default_collate([dataset[index] for index in order])
+    request.getfixturevalue("no_single_samples")
+    batches = list(Loader(dataset, batch_size=2, shuffle=False))
+    assert_same_batch(batches, expected)
+    assert_same_batch(batch_maker(dataset)(torch.tensor(order)), expected_shuffled)
+
+
+def assert_same_batch(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, torch.Tensor):
+        assert (ours.dtype, ours.device, ours.stride()) == (theirs.dtype, theirs.device, theirs.stride())
+        assert torch.equal(ours, theirs)
+    else:
+        assert len(ours) == len(theirs)
+        for key in theirs if isinstance(theirs, dict) else range(len(theirs)):
+            assert_same_batch(ours[key], theirs[key])
+
+
+def test_workers_index_what_is_in_memory_too(no_single_samples):
+    dataset = Subset(TensorDataset(torch.arange(8)), [7, 6, 5, 4])
+    loader = Loader(dataset, batch_size=3, shuffle=False, num_workers=1)
+    assert [batch[0].tolist() for batch in loader] == [[7, 6, 5], [4]]
+
+
+def test_tensors_on_a_device_are_indexed_there(no_single_samples):
+    (batch,) = Loader(TensorDataset(torch.ones(4, 2, device="meta")), batch_size=4)
+    assert (batch[0].device.type, batch[0].shape) == ("meta", (4, 2))
+
+
+def test_gradients_flow_into_tensors_that_are_indexed():
+    table = torch.ones(4, 2, requires_grad=True)
+    for batch in Loader(TensorDataset(table), batch_size=2):
+        batch[0].sum().backward()
+    assert torch.equal(table.grad, torch.ones(4, 2))
+
+
+def test_a_subset_whose_indices_change_is_read_anew_in_the_next_epoch():
+    subset = Subset(TensorDataset(torch.arange(8)), [0, 1])
+    loader = Loader(subset, batch_size=2, shuffle=False)
+    assert [batch[0].tolist() for batch in loader] == [[0, 1]]
+    subset.indices = [5, 7]
+    assert [batch[0].tolist() for batch in loader] == [[5, 7]]
+
+
+class Doubled(TensorDataset):
+    def __getitem__(self, index):
+        return tuple(2 * part for part in super().__getitem__(index))
+
+
+class Halves(TensorDataset):
+    def get_batch(self, indices):
+        return self.tensors[0][indices] / 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        (Doubled(torch.arange(3)), [torch.tensor([0, 2, 4])]),
+        (Subset(Doubled(torch.arange(4)), [1, 2, 3]), [torch.tensor([2, 4, 6])]),
+        (
+            StackDataset(Doubled(torch.arange(3)), torch.arange(3)),
+            [[torch.tensor([0, 2, 4])], torch.arange(3)],
+        ),
+        (Halves(torch.arange(3)), torch.tensor([0.0, 0.5, 1.0])),
+        (TensorDataset(nn.Parameter(torch.arange(3.0))), [torch.arange(3.0)]),
+        (Subset(Numbers(9), [8, 3, 5]), torch.tensor([8, 3, 5])),
+    ],
+)
+def test_a_dataset_that_only_resembles_one_in_memory_is_asked_for_its_samples(dataset, expected):
+    (batch,) = Loader(dataset, batch_size=3, shuffle=False)
+    assert_same_batch(batch, expected)
+
+
+def test_an_epoch_of_many_batches_is_whole_and_can_be_taken_up_anywhere():
+    dataset = TensorDataset(torch.arange(1801))
+    expected = [batch[0].tolist() for batch in Loader(dataset, batch_size=3, seed=2)]
+    assert [len(batch) for batch in expected] == [3] * 600 + [1]
+    assert sorted(samples(expected)) == list(range(1801))
+    for number in (255, 256, 511, 599, 600):
+        resumed = Loader(dataset, batch_size=3, seed=2)
+        resumed.load_state_dict({"epoch": 0, "batch": number, "num_batches": 601})
+        assert [batch[0].tolist() for batch in resumed] == expected[number:]
+
+
+class Pinned:
+    """Stands for a tensor in page-locked memory, which there is none of without CUDA."""
+
+
+def test_pinning_memory_without_workers_reaches_every_tensor(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: Pinned())
+
+    class Mixed(Numbers):
+        def get_batch(self, indices):
+            return {"pair": (indices, "text"), "more": [indices]}
+
+    (batch,) = Loader(Mixed(2), batch_size=2, pin_memory=True)
+    assert isinstance(batch["pair"][0], Pinned)
+    assert batch["pair"][1] == "text"
+    assert isinstance(batch["more"][0], Pinned)
 
 
 def test_pinning_memory_without_cuda_has_no_effect_and_no_warning(monkeypatch):

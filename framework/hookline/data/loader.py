@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import Annotated, Any, Protocol
+from itertools import chain
+from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
+from hookline.data.batches import MapDataset, batch_maker, pinned
+from hookline.data.workers import Workers, jobs, seed_from
 from hookline.errors import CheckpointError, ConfigError, Problem
 
-__all__ = ["Loader", "MapDataset", "build_loader", "iterations_per_epoch"]
+__all__ = ["Loader"]
 
 _log = logging.getLogger(__name__)
 
-
-class MapDataset(Protocol):
-    """What a `Loader` needs of a dataset: a length, and a sample for every index below it.
-
-    A batch is made by the first of these that the dataset has:
-
-    1. ``get_batch(indices)``: takes the indices as an int64 tensor and returns the finished batch. A
-       dataset in memory is read by one indexing operation this way, and one whose samples differ in
-       size puts them together as it likes.
-    2. ``__getitems__(indices)``: takes a list and returns the list of samples, as in torch.
-    3. ``__getitem__(index)`` for each index.
-
-    What 2 and 3 return is put together by ``torch.utils.data.default_collate``.
-    """
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Any:
-        """Return one sample."""
-        ...
+# To cut many pieces at once is twice as fast as one by one; all of a long epoch would take much memory.
+_BATCHES_OF_BLOCK = 256
 
 
 class Loader:
@@ -99,8 +76,7 @@ class Loader:
         self.seed, self.rank, self.world_size, self.pad = seed, rank, world_size, pad
         self._epoch = 0
         self._num_yielded = 0  # of this epoch
-        self._jobs = _Jobs()
-        self._loader: DataLoader[Any] | None = None
+        self._workers: Workers | None = None
 
     def __len__(self) -> int:
         """Return the number of batches an epoch, on this rank."""
@@ -112,9 +88,7 @@ class Loader:
         """Yield the batches of the current epoch that are left, or those of the next when none is."""
         if self._num_yielded >= len(self):
             self._epoch, self._num_yielded = self._epoch + 1, 0
-        seeds = self.seed, self.rank, self._epoch
-        numbers = range(self._num_yielded, len(self))
-        for batch in self._fetched(_remaining(self._order(), self.batch_size, seeds, numbers)):
+        for batch in self._batches():
             self._num_yielded += 1
             yield batch
 
@@ -160,7 +134,7 @@ class Loader:
         """Return the indices of this rank's samples in the order of the current epoch, int64."""
         num_samples = len(self.dataset)
         if self.shuffle:
-            generator = torch.Generator().manual_seed(_seed_from(self.seed, self._epoch))
+            generator = torch.Generator().manual_seed(seed_from(self.seed, self._epoch))
             order = torch.randperm(num_samples, generator=generator)
         else:
             order = torch.arange(num_samples)
@@ -168,142 +142,25 @@ class Loader:
             order = order[torch.arange(self._num_samples() * self.world_size) % num_samples]
         return order[self.rank :: self.world_size]
 
-    def _fetched(self, jobs: Iterator[_Job]) -> Iterable[Any]:
-        """Return the batches of ``jobs``, in order, fetched by workers where there are any."""
+    def _batches(self) -> Iterable[Any]:
+        """Return the batches of the current epoch that are left, in order."""
+        first, last = self._num_yielded, len(self)
+        order = self._order()[first * self.batch_size : last * self.batch_size]
+        indices = _split(order, self.batch_size)
         pin_memory = self.pin_memory and torch.cuda.is_available()
-        if not self.num_workers and not pin_memory:
-            return (_fetch(self.dataset, indices) for _, indices in jobs)
-        if self._loader is None:
-            self._loader = DataLoader(
-                _Fetch(self.dataset),
-                batch_size=None,  # a job is a whole batch already
-                sampler=self._jobs,
-                collate_fn=_unchanged,
-                num_workers=self.num_workers,
-                persistent_workers=self.num_workers > 0,
-                pin_memory=pin_memory,
-                worker_init_fn=_leave_signals_to_the_run,
-                generator=torch.Generator(),  # it would draw a seed from the global one otherwise
-            )
-        self._jobs.remaining = jobs
-        return self._loader
+        if self.num_workers:
+            if self._workers is None:
+                self._workers = Workers(self.dataset, self.num_workers, pin_memory)
+            return self._workers.fetched(jobs(indices, (self.seed, self.rank, self._epoch), first))
+        batches = map(batch_maker(self.dataset), indices)
+        return map(pinned, batches) if pin_memory else batches
 
 
-def build_loader(
-    source: Any,
-    options: Mapping[str, Any] | None = None,
-    *,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    pad: bool = True,
-    where: str = "data",
-) -> Iterable[Any]:
-    """Return the loader of a data source: a `Loader` around a dataset, an iterable of batches as it is.
-
-    Args:
-        source: A dataset with ``__getitem__`` and ``__len__``, or an iterable of batches.
-        options: Keyword arguments of `Loader` that a user chose; None when there are none.
-        seed: As for `Loader`.
-        rank: As for `Loader`.
-        world_size: As for `Loader`.
-        pad: As for `Loader`: False for evaluation.
-        where: The key of the source in a config, and its origin, for messages.
-
-    Raises:
-        ConfigError: If a dataset comes without options, a loader with options, or an option is wrong.
-    """
-    kind = type(source).__name__
-    is_dataset = all(hasattr(source, name) for name in ("__getitem__", "__len__"))
-    if is_dataset and not isinstance(source, IterableDataset):
-        if options is None:
-            expected = f"a 'loader' for the dataset {kind}"
-            fix = "Add 'loader: {batch_size: 32}', or make the target return an iterable of batches"
-            raise ConfigError([Problem(where, expected, missing=True, fix=fix)])
-        try:
-            return Loader(source, **options, seed=seed, rank=rank, world_size=world_size, pad=pad)
-        except ConfigError as error:
-            found = [problem for problem in error.problems if isinstance(problem, Problem)]
-            problems = [replace(problem, where=f"{where}: {problem.where}") for problem in found]
-            raise ConfigError(problems) from error
-    if not hasattr(source, "__iter__"):
-        expected = "a dataset with __getitem__ and __len__, or an iterable of batches"
-        raise ConfigError([Problem(where, expected, source, fix=f"Give {kind} what it lacks")])
-    if options is not None:
-        expected = f"no 'loader' for {kind}, which yields batches itself"
-        fix = "Remove 'loader', or make the target return a dataset with __getitem__ and __len__"
-        raise ConfigError([Problem(where, expected, dict(options), fix=fix)])
-    iterable: Iterable[Any] = source
-    return iterable
-
-
-_Job = tuple[tuple[int, int, int, int], Tensor]
-
-
-def iterations_per_epoch(loader: Any, accumulate: int) -> int | None:
-    """Return how many iterations of ``accumulate`` batches an epoch has, or None where nobody knows."""
-    try:  # A DataLoader always has __len__, and raises in it where its dataset has none.
-        return len(loader) // accumulate
-    except TypeError:
-        return None
-
-
-def _remaining(order: Tensor, batch_size: int, seeds: tuple[int, int, int], numbers: range) -> Iterator[_Job]:
-    """Yield what is needed to fetch each of the batches ``numbers`` of ``order``."""
-    # No method: a loader that its own generator leads back to takes seconds to stop its workers.
-    for number in numbers:
-        yield (*seeds, number), order[number * batch_size : (number + 1) * batch_size]
-
-
-class _Jobs:
-    """The batches a DataLoader is to fetch: it asks anew each epoch, its workers stay."""
-
-    def __init__(self) -> None:
-        self.remaining: Iterator[_Job] = iter(())
-
-    def __iter__(self) -> Iterator[tuple[tuple[int, int, int, int], list[int]]]:
-        # A list is cheaper to send than a tensor, which goes by a file descriptor of its own.
-        return ((seeds, indices.tolist()) for seeds, indices in self.remaining)
-
-
-class _Fetch(Dataset[Any]):
-    """A dataset as a DataLoader sees it: the item of a job is a batch."""
-
-    def __init__(self, dataset: MapDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, job: tuple[tuple[int, int, int, int], list[int]]) -> Any:
-        seeds, indices = job
-        if get_worker_info() is not None:
-            seed = _seed_from(*seeds)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-        return _fetch(self.dataset, torch.tensor(indices))
-
-
-def _fetch(dataset: Any, indices: Tensor) -> Any:
-    """Return the batch of the samples at ``indices``; see `MapDataset` for the three ways."""
-    if hasattr(dataset, "get_batch"):
-        return dataset.get_batch(indices)
-    if getattr(dataset, "__getitems__", None):
-        return default_collate(dataset.__getitems__(indices.tolist()))
-    return default_collate([dataset[index] for index in indices.tolist()])
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Leave the process group: what is sent to all of it pauses the run, which then ends its workers."""
-    os.setpgid(0, 0)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _seed_from(*parts: int) -> int:
-    """Return a 63-bit seed that differs wherever one of ``parts`` does."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def _split(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Return ``order`` in pieces of ``batch_size``, of which only some hundred exist at a time."""
+    size = batch_size * _BATCHES_OF_BLOCK
+    blocks: Iterable[Tensor] = order.split(size) if len(order) else ()  # type: ignore[no-untyped-call]
+    return chain.from_iterable(block.split(batch_size) for block in blocks)  # type: ignore[no-untyped-call]
 
 
 def _check(

@@ -1,0 +1,7 @@
+"""Data in batches: a loader whose position can be saved, and how samples become a batch."""
+
+from hookline.data.batches import MapDataset
+from hookline.data.build import build_loader, iterations_per_epoch
+from hookline.data.loader import Loader
+
+__all__ = ["Loader", "MapDataset", "build_loader", "iterations_per_epoch"]
