@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hookline import distributed
 from hookline.errors import ConfigError, Problem, RunError, add_note, did_you_mean
-from hookline.kernel import AUTOCAST_DTYPES, to_device
+from hookline.kernel import AUTOCAST_DTYPES
+from hookline.nesting import to_device
 
 __all__ = ["Metric", "check_metrics", "evaluate"]
 

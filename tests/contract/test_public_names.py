@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -84,10 +87,24 @@ def test_pluggy_keeps_implementations_in_the_list_that_is_sorted():
 
 
 def test_the_kernel_imports_torch_and_the_standard_library_only():
-    code = "import sys; sys.modules['hookline'] = type(sys)('hookline'); import runpy; runpy.run_path(sys.argv[1])"
-    kernel = ROOT / "framework/hookline/kernel.py"
-    subprocess.run([sys.executable, "-c", code, str(kernel)], check=True)
-    assert len(kernel.read_text().splitlines()) < 300
+    code = """
+        import sys, torch
+        before = set(sys.modules)
+        import hookline.kernel
+        new = {name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+        ours = {name for name in sys.modules if name.startswith("hookline.")}
+        print(sorted(new - {"torch"}), sorted(name.split(".")[1] for name in ours))
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True
+    )
+    others, rooms = re.findall(r"\[.*?\]", ran.stdout)
+    assert others == "['hookline']"
+    assert set(ast.literal_eval(rooms)) == {"kernel", "nesting"}
+
+
+def test_the_step_of_the_kernel_is_small():
+    assert len((ROOT / "framework/hookline/kernel/step.py").read_text().splitlines()) < 300
 
 
 @pytest.mark.parametrize(

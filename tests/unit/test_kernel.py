@@ -18,8 +18,10 @@ from hookline.kernel import StepKernel
 F16_SCALE, MIN_SCALE = 65536.0, 2.0**-24
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
+@pytest.fixture(autouse=True, params=["host", "device"])
+def _one_thread(request, monkeypatch):
+    if request.param == "device":  # As on a device whose values the host would have to wait for.
+        monkeypatch.setattr("hookline.kernel.step._HOST_DEVICES", ())
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -80,14 +82,14 @@ def nan_batch(dtype=torch.float32):
 
 
 OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, fused=False),
     "sgd-fused": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01, fused=True),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=False),
     "momentum-fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
     "nesterov-fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, fused=True),
     "dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
     "dampening-fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5, fused=True),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, fused=False),
     "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=0.01, foreach=True),
     "adamw-fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
     "adam-amsgrad-fused": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True, fused=True),
@@ -149,6 +151,13 @@ def assert_same(actual, expected, where="state", **tolerance):
 
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
+# Clipping divides by norm / clip_norm where torch multiplies by clip_norm / norm: one rounding more or less an
+# iteration, which a forward in halves may turn into another half.
+ROUNDED = {
+    "fp32": {"rtol": 1e-5, "atol": 1e-6},
+    "bf16": {"rtol": 2e-2, "atol": 1e-3},
+    "fp16": {"rtol": 2e-3, "atol": 1e-3},
+}
 
 
 class TestEqualsAPlainLoop:
@@ -168,7 +177,9 @@ class TestEqualsAPlainLoop:
     @every_optimizer
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize(("accumulate", "clip_norm"), [(1, 0.0), (1, 0.3), (4, 0.3)])
-    def test_float32_and_bf16_to_the_bit(self, name, precision, accumulate, clip_norm):
+    def test_float32_and_bf16_to_the_bit_and_clipped_to_rounding(
+        self, name, precision, accumulate, clip_norm
+    ):
         (model, optimizer), (other, reference) = twins(name)
         kernel = StepKernel(model, optimizer, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
         dtype = torch.bfloat16 if precision == "bf16" else None
@@ -176,13 +187,14 @@ class TestEqualsAPlainLoop:
             batches = make_batches(accumulate, seed=i)
             metrics = kernel.step(batches)
             loss, norm = plain_step(other, reference, batches, clip_norm=clip_norm, dtype=dtype)
-            assert_same(metrics, {"total_loss": loss, "grad_norm": norm})
-        assert_same(state_of(model, optimizer), state_of(other, reference))
+            close = ROUNDED[precision] if clip_norm else {}
+            assert_same(metrics, {"total_loss": loss, "grad_norm": norm}, **close)
+        assert_same(state_of(model, optimizer), state_of(other, reference), **close)
 
     # The reference itself loses a fused momentum whose first update is skipped, unless it starts from zeros.
     @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "dampening-fused"])
     @pytest.mark.parametrize(("accumulate", "clip_norm"), [(1, 0.0), (4, 0.3)])
-    def test_fp16_to_the_bit_of_a_grad_scaler_overflows_included(self, name, accumulate, clip_norm):
+    def test_fp16_as_with_a_grad_scaler_overflows_included(self, name, accumulate, clip_norm):
         (model, optimizer), (other, reference) = twins(name)
         kernel = StepKernel(model, optimizer, precision="fp16", accumulate=accumulate, clip_norm=clip_norm)
         if name in ("momentum-fused", "nesterov-fused"):
@@ -201,9 +213,10 @@ class TestEqualsAPlainLoop:
                 other, reference, batches, clip_norm=clip_norm, dtype=torch.float16, scaler=scaler
             )
             assert metrics["loss_scale"] * accumulate == used
-            assert_same(metrics["total_loss"], loss)
+            close = ROUNDED["fp16"] if clip_norm else {}
+            assert_same(metrics["total_loss"], loss, **close)
             norms.append(metrics["grad_norm"])
-            assert_same(norms[-1], norm if norm.isfinite() else torch.tensor(math.inf))
+            assert_same(norms[-1], norm if norm.isfinite() else torch.tensor(math.inf), **close)
             # The reference grows every 3 iterations; ours, whose interval is 2000, is moved on.
             state = kernel.state_dict()
             if scaler._get_growth_tracker() == 0:
@@ -211,7 +224,7 @@ class TestEqualsAPlainLoop:
                 kernel.load_state_dict(state)
         assert torch.isinf(torch.stack(norms)).any()
         assert torch.isfinite(torch.stack(norms)).sum() >= 3
-        assert_same(state_of(model, optimizer), state_of(other, reference))
+        assert_same(state_of(model, optimizer), state_of(other, reference), **close)
 
     def test_unused_frozen_and_tied_parameters_in_several_groups(self):
         class Odd(Net):
@@ -677,6 +690,12 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def _device(monkeypatch):
+    monkeypatch.setattr("hookline.kernel.step._HOST_DEVICES", ())
+
+
+@pytest.mark.usefixtures("_device")
 class TestWaits:
     @pytest.mark.parametrize("name", WITHOUT_WAIT)
     @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -810,7 +829,7 @@ class TestAfterBackward:
             p.grad.mul_(2)
         assert_same(norm, nn.utils.clip_grad_norm_(other.parameters(), 0.3))
         reference.step()
-        assert_same(state_of(model), state_of(other))
+        assert_same(state_of(model), state_of(other), **ROUNDED["fp32"])
 
     @pytest.mark.parametrize("name", ["adamw", "adamw-fused"])
     def test_a_nan_that_it_writes_skips_the_update(self, name):
@@ -839,7 +858,8 @@ class TestGradients:
         batches = make_batches(1)
         StepKernel(model, optimizer, clip_norm=0.3).step(batches)
         plain_step(other, reference, batches, clip_norm=0.3)
-        assert_same([p.grad for p in model.parameters()], [p.grad for p in other.parameters()])
+        grads = [[p.grad for p in m.parameters()] for m in (model, other)]
+        assert_same(*grads, **ROUNDED["fp32"])
 
     def test_one_that_a_forward_no_longer_reaches_is_none(self):
         class Half(Net):
@@ -883,6 +903,7 @@ class Movable:
         return Movable(device, non_blocking)
 
 
+@pytest.mark.usefixtures("_device")
 class TestBatches:
     def received(self, batch):
         class Recorder(nn.Linear):

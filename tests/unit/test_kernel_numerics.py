@@ -47,7 +47,7 @@ KINDS = {
     "adamw-maximize": (torch.optim.AdamW, {"lr": 0.02, "betas": (0.8, 0.9), "maximize": True}),
     "adagrad": (torch.optim.Adagrad, {"lr": 0.1, "lr_decay": 0.01}),
 }
-FORMS = {"default": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+FORMS = {"loop": {"fused": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 OTHERS = {
     "rmsprop": (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "centered": True}),
     "adafactor": (torch.optim.Adafactor, {"lr": 0.02}),
@@ -282,7 +282,7 @@ class TestTwoHundredIterations:
 MOVES = [
     (f"{kind}-{ours}", f"{kind}-{theirs}")
     for kind in ("momentum-decay", "nesterov", "adam-decay-amsgrad", "adamw", "adagrad")
-    for ours, theirs in [("fused", "default"), ("default", "fused")]
+    for ours, theirs in [("fused", "loop"), ("loop", "fused")]
 ]
 
 
@@ -631,7 +631,7 @@ class TestWhoeverWatchesTheOptimizer:
 
 class TestOptionsOfOptimizers:
     @pytest.mark.parametrize(
-        "name", ["sgd-default", "sgd-fused", "nesterov-fused", "adamw-default", "adamw-fused"]
+        "name", ["sgd-loop", "sgd-fused", "nesterov-fused", "adamw-loop", "adamw-fused"]
     )
     def test_a_rate_that_is_a_tensor_and_changes_in_place(self, name):
         def warm_up(index, runner):

@@ -2,22 +2,24 @@
 
 ::
 
-    microbatches ─▶ [ forward ─▶ backward ] · k ─▶ finish gradients ─▶ after_backward ─▶ norm, finite?
-                                                                                               │
-      0-D tensors, still on the device ◀─ restore buffers ◀─ clip, and update if all ranks are finite
+    microbatches ─▶ [ forward ─▶ backward ] · k ─▶ after_backward ─▶ norm, finite?
+                                                                           │
+      0-D tensors, still on the device ◀─ restore buffers ◀─ divide, clip and update, if all ranks are finite
 
 Three things are decided here and nowhere else: that k microbatches on several ranks give the loss and the
 gradients of one big batch; that nothing non-finite reaches weights, optimizer state or buffers; and that the
 host need not wait for that: whether to skip is a tensor, and fused optimizers read it on the device.
+
+Gradients are the sums that backward gathers until the update, which divides them once by everything at hand:
+items, ranks, loss scale and clipping. Only for ``after_backward`` they are finished before.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import fields, is_dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,10 +28,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-__all__ = ["AUTOCAST_DTYPES", "StepKernel", "to_device"]
+from hookline.kernel.backward import backward_function
+from hookline.kernel.buffers import Buffers
+from hookline.kernel.update import Update, divide
+from hookline.nesting import to_device
+
+__all__ = ["AUTOCAST_DTYPES", "StepKernel"]
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _RESERVED_NAMES = {"total_loss", "grad_norm", "loss_scale"}
+_HOST_DEVICES = ("cpu",)  # Reading a value there is no wait.
+_NOTHING = nullcontext()
 _CLIP_EPS = 1e-6  # Source: torch.nn.utils.clip_grad_norm_.
 # Dynamic loss scaling: first scale, then growth factor, backoff factor and growth interval, iterations.
 _INITIAL_SCALE, _SCALE_RULE = 65536.0, (2.0, 0.5, 2000)  # Source: defaults of torch.amp.GradScaler (2.13).
@@ -40,7 +49,8 @@ class StepKernel:
     """Run one iteration a call; each is applied whole, or not at all where anything was not finite.
 
     It owns backward and the optimizer, and calls neither ``train()`` nor a schedule. The host waits only for
-    an optimizer that cannot skip on the device: once an iteration, at the end of ``step``.
+    an optimizer that cannot skip on the device: once an iteration, at the end of ``step``. torch's Adam,
+    AdamW and SGD can, and are made to unless ``fused`` or ``foreach`` was chosen for them.
 
     Args:
         model: ``model(batch)`` returns a 0-D loss, or a dict of them to be summed. The dict may hold
@@ -82,7 +92,11 @@ class StepKernel:
         _require(can_step, "optimizer", "one whose step() needs no closure", type(optimizer).__name__)
         self.model, self.optimizer, self.precision = model, optimizer, precision
         self.accumulate, self.clip_norm = accumulate, clip_norm
-        self.device = torch.device(device or _parameters(optimizer)[0].device)
+        self._update, self._buffers = Update(optimizer), Buffers(model)
+        self.device = torch.device(device or self._update.params[0].device)
+        self._reads = self.device.type in _HOST_DEVICES
+        self._run_backward = backward_function(self.device)
+        self._ones: dict[torch.dtype, Tensor] = {}
         # Beside the model, not instead of it: the names in its state_dict stay as they are.
         options = compile if isinstance(compile, Mapping) else {}
         self._forward = model if compile is False else torch.compile(model, **options)
@@ -92,7 +106,7 @@ class StepKernel:
         self._scale: Tensor | None = None  # 0-D float32 with fp16.
         if precision == "fp16":
             # Source: GradScaler refuses them too. Their gradients would underflow when unscaled.
-            dtypes = {p.dtype for p in _parameters(optimizer)}
+            dtypes = {p.dtype for p in self._update.params}
             _require(torch.float16 not in dtypes, "precision", "no float16 parameters with fp16", dtypes)
             self._scale = torch.full((), _INITIAL_SCALE, device=self.device)
             self._growth_tracker = torch.zeros((), dtype=torch.int32, device=self.device)
@@ -117,25 +131,34 @@ class StepKernel:
         Raises:
             ValueError: If ``microbatches`` is no such list, or the model returns no such losses.
         """
-        fits = isinstance(microbatches, (list, tuple)) and 1 <= len(microbatches) <= self.accumulate
-        _require(fits, "step", f"a list of 1 to {self.accumulate} microbatches, as in [batch]", microbatches)
-        # All buffers: batch norm changes its running statistics without counting up their _version.
-        before = {name: b.detach().clone() for name, b in self.model.named_buffers() if _is_writable(b)}
+        if not (isinstance(microbatches, (list, tuple)) and 1 <= len(microbatches) <= self.accumulate):
+            rule = f"a list of 1 to {self.accumulate} microbatches, as in [batch]"
+            _require(False, "step", rule, microbatches)
+        self._buffers.save()
         # At the start, so that an after_step hook still finds the gradients.
-        self.optimizer.zero_grad(set_to_none=True)
-        sums, num_items = self._forward_backward(microbatches)
-        self._finish_gradients(sums["total_loss"], num_items)
-        if self.after_backward is not None:
-            self.after_backward()
-        metrics = {name: total / num_items for name, total in sums.items()}
-        if self._scale is not None:
-            metrics["loss_scale"] = self._scale.clone()  # _update changes it in place.
-        metrics["grad_norm"], skip = self._judge(sums["total_loss"])
-        self._update(skip)
-        with torch.no_grad():  # By name: a forward may assign a new tensor; one of a new shape stays.
-            for name, now in self.model.named_buffers():
-                if name in before and before[name].shape == now.shape:
-                    now.copy_(torch.where(skip > 0, before[name], now))  # Arithmetic would pass NaN on.
+        self._update.begin()
+        metrics, num_items = self._forward_backward(microbatches)
+        with torch.no_grad():
+            divisor = self._divisor(metrics["total_loss"], num_items)
+            if self.after_backward is not None:
+                divide(self._update.gradients(), divisor)
+                divisor = 1.0
+                with torch.enable_grad():
+                    self.after_backward()
+            total_loss = metrics["total_loss"]
+            if isinstance(num_items, Tensor) or num_items != 1:
+                metrics = {name: total / num_items for name, total in metrics.items()}
+            if self._scale is not None:
+                metrics["loss_scale"] = self._scale.clone()  # Below it is changed in place.
+            grads = self._update.gradients()
+            norm = self._update.norm(grads)
+            norm = norm / divisor if isinstance(divisor, Tensor) or divisor != 1 else norm
+            metrics["grad_norm"], skip = self._judge(total_loss, norm)
+            if self.clip_norm > 0:
+                divisor = divisor * self._excess(norm)
+            self._update.apply(grads, divisor, skip)
+            self._buffers.restore(skip)
+            self._adapt_scale(skip)
         return metrics
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -155,128 +178,93 @@ class StepKernel:
         """Add up losses and gradients, each times its items; return this rank's loss sums and items."""
         sums: dict[str, Tensor] = {}
         num_items: int | Tensor = 0
-        dtype = AUTOCAST_DTYPES[self.precision]
-        # One region for all microbatches: weights are cast once an iteration.
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+        is_only = len(microbatches) == 1 and self._group is None
+        with self._autocast():  # One region for all microbatches: weights are cast once an iteration.
             for index, microbatch in enumerate(microbatches):
                 # DDP averages all that .grad has gathered over ranks, unless told not yet: once is enough.
-                with self._ddp.no_sync() if self._ddp and index + 1 < len(microbatches) else nullcontext():
-                    output = self._forward(to_device(microbatch, self.device))
+                with self._ddp.no_sync() if self._ddp and index + 1 < len(microbatches) else _NOTHING:
+                    batch = microbatch if self._reads else to_device(microbatch, self.device)
+                    output = self._forward(batch)
                     losses, weight = _losses(output, self._where)
+                    if is_only and type(weight) is int and weight > 0:
+                        weight = 1  # A mean is what is wanted.
+                    self._backward(losses["total_loss"], weight)
+                for name, loss in losses.items():
                     # Means cannot be added, sums can: a mean times its items, divided once at the end.
-                    factor = weight if self._scale is None else weight * self._scale
-                    # Backward repeats the dtypes of forward; an active autocast would change some.
-                    with torch.autocast(self.device.type, enabled=False):
-                        (losses["total_loss"] * factor).backward()  # type: ignore[no-untyped-call]
-                for name, loss in losses.items():  # A product is new memory, the loss may be the model's.
-                    sums[name] = sums.get(name, 0.0) + loss.detach() * weight
+                    part = loss.detach() if type(weight) is int and weight == 1 else loss.detach() * weight
+                    sums[name] = sums[name] + part if name in sums else part.clone()
                 num_items = num_items + weight
         return sums, num_items
 
-    def _finish_gradients(self, total_loss: Tensor, num_items: int | Tensor) -> None:
-        """Divide every gradient once, by the items of all microbatches and ranks and by the loss scale."""
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype, kind = AUTOCAST_DTYPES[self.precision], self.device.type
+        if dtype is None and not torch.is_autocast_enabled(kind):
+            return _NOTHING
+        return torch.autocast(kind, dtype=dtype, enabled=dtype is not None)
+
+    def _backward(self, loss: Tensor, weight: int | Tensor) -> None:
+        """Add the gradients of ``loss`` times ``weight`` and the loss scale."""
+        one = self._ones.get(loss.dtype)
+        if one is None:
+            one = self._ones[loss.dtype] = torch.ones_like(loss, requires_grad=False)
+        factor = one if type(weight) is int and weight == 1 else one * weight
+        if self._scale is not None:
+            factor = factor * self._scale
+        # Backward repeats the dtypes of forward; an active autocast would change some.
+        is_casting = AUTOCAST_DTYPES[self.precision] is not None
+        with torch.autocast(self.device.type, enabled=False) if is_casting else _NOTHING:
+            self._run_backward(loss, factor)
+
+    def _divisor(self, total_loss: Tensor, num_items: int | Tensor) -> float | Tensor:
+        """Return what gradients are sums over: all items of all ranks, times the loss scale."""
         divisor: float | Tensor = num_items
         if self._group is not None:
             # The mean over ranks that backward took is a sum over ranks already divided by their number.
             items = total_loss.new_zeros(()).add_(num_items)
             dist.all_reduce(items, group=self._group)
             divisor = items / self._group.size()
-        divisor = divisor if self._scale is None else divisor * self._scale
-        gradients = _gradients(self.optimizer)
-        if gradients and (isinstance(divisor, Tensor) or divisor != 1):
-            torch._foreach_div_(gradients, divisor)
+        if self._scale is not None:
+            divisor = divisor * self._scale
+        if self._reads or not isinstance(divisor, Tensor):
+            return float(divisor)
+        return divisor.to(total_loss.dtype)
 
-    def _judge(self, total_loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Clip the gradients; return the norm to report, and whether to skip: 0-D float32, 0 or 1."""
-        gradients = _gradients(self.optimizer)  # Anew: after_backward may have assigned a .grad.
-        wide = [g.float() if g.itemsize == 2 else g for g in gradients]  # A float16 norm ends at 65504.
-        norm = nn.utils.get_total_norm(wide) if wide else torch.zeros((), device=self.device)
-        # A sum and a norm hand on every NaN and inf, so these two numbers speak for all others.
+    def _judge(self, total_loss: Tensor, norm: Tensor) -> tuple[Tensor, bool | Tensor]:
+        """Return the norm to report, and whether to skip: on every rank the same."""
+        if self._group is None and self._scale is None:
+            if self._reads:
+                is_finite = math.isfinite(norm.item()) and math.isfinite(total_loss.item())
+                return norm if is_finite else torch.full_like(norm, torch.nan), not is_finite
+            # 0, or NaN: a sum and a norm hand on every NaN and inf, so these two speak for all others.
+            zero = total_loss.to(norm.dtype) * 0 + norm * 0
+            return norm + zero, (zero != 0).float()
         flags = torch.stack([~torch.isfinite(total_loss), ~torch.isfinite(norm)]).float()
         if self._group is not None:  # A rank that skips alone would differ from the others ever after.
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        if self.clip_norm > 0 and gradients:
-            torch._foreach_mul_(gradients, (self.clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0))
         overflow: float | Tensor = torch.nan
         if self._scale is not None:  # Where nothing is left to lower, the scale is not to blame.
             overflow = torch.where(self._scale > _MIN_SCALE, torch.inf, torch.nan)
         reported = torch.where(flags[1] > 0, overflow, norm)
-        return torch.where(flags[0] > 0, torch.nan, reported), flags.amax()
+        skip = flags.amax()
+        return torch.where(flags[0] > 0, torch.nan, reported), bool(skip.item()) if self._reads else skip
 
-    def _update(self, skip: Tensor) -> None:
-        """Step the optimizer unless ``skip`` is 1, then adapt the loss scale."""
-        if _skips_on_device(self.optimizer):
-            _seed_momentum(self.optimizer)
-            self.optimizer.found_inf = skip  # type: ignore[attr-defined]
-            self.optimizer.step()
-            del self.optimizer.found_inf  # type: ignore[attr-defined]
-        elif not skip.item():  # The one wait: nothing but the host keeps this optimizer from stepping.
-            self.optimizer.step()
+    def _excess(self, norm: Tensor) -> float | Tensor:
+        """Return how many times longer than they may be the gradients are; 1 where they may."""
+        if self._reads:
+            return max((norm.item() + _CLIP_EPS) / self.clip_norm, 1.0)
+        return ((norm + _CLIP_EPS) / self.clip_norm).clamp(min=1.0)
+
+    def _adapt_scale(self, skip: bool | Tensor) -> None:
         if self._scale is not None:
-            torch._amp_update_scale_(self._scale, self._growth_tracker, skip, *_SCALE_RULE)
+            found_inf = skip if isinstance(skip, Tensor) else torch.full_like(self._scale, float(skip))
+            torch._amp_update_scale_(self._scale, self._growth_tracker, found_inf, *_SCALE_RULE)
             self._scale.clamp_(min=_MIN_SCALE)
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    # Each once: one that a group lists twice must not be divided twice.
-    return list(dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]))
-
-
-def _gradients(optimizer: Optimizer) -> list[Tensor]:
-    """Return dense tensors in the memory of all gradients; of a sparse one, its values."""
-    grads = []
-    for parameter in _parameters(optimizer):
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # Rows that occur twice count once in a norm.
-            grads.append(parameter.grad._values())
-        elif parameter.grad is not None:
-            grads.append(parameter.grad)
-    return grads
-
-
-def _skips_on_device(optimizer: Optimizer) -> bool:
-    """Whether ``step()`` obeys ``found_inf``: torch's fused optimizers do, the others refuse it."""
-    # By group: load_state_dict can turn fused off. Dampening spares the first update of a momentum, which
-    # zeros as its start (_seed_momentum) would not.
-    fits = all(group.get("fused") and not group.get("dampening") for group in optimizer.param_groups)
-    return fits and getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-def _seed_momentum(optimizer: Optimizer) -> None:
-    """Give a fused SGD the zeros that its first step needs: it would start from, and keep, random memory."""
-    for group in optimizer.param_groups:  # Reproduced on torch 2.13; no other fused optimizer has momentum.
-        for p in group["params"] if group.get("momentum") else ():
-            if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
-                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
-
-
-def _is_writable(buffer: Tensor) -> bool:
-    # A sparse buffer, or one made by expand(), cannot be restored in place; nor can a forward change it so.
-    overlaps = any(step == 0 and size > 1 for size, step in zip(buffer.shape, buffer.stride(), strict=True))
-    return buffer.layout == torch.strided and not overlaps
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Return ``value`` with all its tensors on ``device``; containers are copied, not changed."""
-    if callable(getattr(value, "to", None)):  # Also a PackedSequence, which keeps lengths on the host.
-        return value.to(device, non_blocking=True)
-    if isinstance(value, (list, tuple)):
-        items = [to_device(item, device) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        moved = copy.copy(value)  # An OrderedDict or a defaultdict stays one.
-        moved.update((key, to_device(item, device)) for key, item in value.items())
-        return moved
-    if is_dataclass(value) and not isinstance(value, type):
-        clone: Any = copy.copy(value)  # Not replace(), which runs __post_init__ again.
-        for field in fields(value):
-            object.__setattr__(clone, field.name, to_device(getattr(value, field.name), device))
-        return clone
-    return value
 
 
 def _losses(output: Any, where: str) -> tuple[dict[str, Tensor], int | Tensor]:
     """Check what a model returned; return its losses, at least float32, their sum, and its items."""
+    if type(output) is Tensor and output.dtype is torch.float32 and output.ndim == 0 and output.requires_grad:
+        return {"total_loss": output}, 1  # What most models return.
     losses = dict(output) if isinstance(output, Mapping) else {"total_loss": output}
     num_items = losses.pop("num_items", 1)
     fits = len(losses) == 1 or (len(losses) > 1 and not _RESERVED_NAMES & losses.keys())

@@ -1,0 +1,13 @@
+"""One iteration on the device, and all that belongs to it; torch and the standard library only.
+
+::
+
+    step      k forwards and backwards, then one optimizer update, or none
+    backward  what Tensor.backward does, with less to look up
+    update    the optimizer's update as one fused call
+    buffers   what a forward changes besides gradients, and how it is undone
+"""
+
+from hookline.kernel.step import AUTOCAST_DTYPES, StepKernel
+
+__all__ = ["AUTOCAST_DTYPES", "StepKernel"]

@@ -1,0 +1,116 @@
+"""What a forward changes besides gradients, such as batch norm's running statistics, and how it is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Buffers"]
+
+
+class _Room:
+    """Memory for copies of some tensors of one dtype on one device: as they were, and as they are.
+
+    All of them are copied, compared or put back by a few operations, however many they are.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        sizes = [tensor.numel() for tensor in tensors]
+        self.before, self.now = tensors[0].new_empty((2, sum(sizes))).unbind()
+        self.before_views, self.now_views = (
+            [part.view(each.shape) for part, each in zip(torch.split(flat, sizes), tensors, strict=True)]
+            for flat in (self.before, self.now)
+        )
+
+
+class Buffers:
+    """Keeps the buffers of ``model`` as they were when `save` was called.
+
+    A module that has come or gone since is noticed. What cannot be changed in place, a sparse buffer or
+    one made by ``expand``, is left as it is.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._modules: list[Any] = []
+        self._children: list[dict[str, Any]] = []
+        self._buffers: list[dict[str, Any]] = []
+        self._num_buffers = -1
+        self._places: list[tuple[dict[str, Any], str]] = []
+        self._found: list[Any] = []
+        self._rooms: list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]] = []
+
+    def save(self) -> None:
+        """Copy every buffer; all on its device."""
+        if sum(map(len, self._buffers)) != self._num_buffers or not self._has_same_modules():
+            self._look()
+        if not self._places:
+            return
+        found = [buffers[name] for buffers, name in self._places]
+        if len(found) != len(self._found) or not all(map(is_, found, self._found)):
+            self._found = found
+            self._rooms = self._built()
+        with torch.no_grad():
+            for room, _, tensors in self._rooms:
+                torch._foreach_copy_(room.before_views, tensors)
+
+    def restore(self, skip: bool | Tensor) -> None:
+        """Put every buffer back if ``skip``; of one that was assigned anew, what it holds.
+
+        One that has another shape now stays as it is.
+
+        Args:
+            skip: Where it is a tensor it is 0-D, 0 or 1, and the host does not wait for it.
+        """
+        if skip is False:
+            return
+        for room, places, tensors in self._rooms:
+            now = [buffers[name] for buffers, name in places]
+            if isinstance(skip, Tensor) and all(map(is_, now, tensors)):
+                torch._foreach_copy_(room.now_views, now)
+                # Arithmetic would pass NaN on.
+                torch.where(skip > 0, room.before, room.now, out=room.now)
+                torch._foreach_copy_(now, room.now_views)
+                continue
+            for before, tensor in zip(room.before_views, now, strict=True):
+                if tensor is not None and tensor.shape == before.shape:
+                    tensor.copy_(before if skip is True else torch.where(skip > 0, before, tensor))
+
+    def _has_same_modules(self) -> bool:
+        now = [*chain.from_iterable(map(dict.values, self._children))]
+        return len(now) == len(self._modules) and all(map(is_, now, self._modules))
+
+    def _look(self) -> None:
+        modules = list(self._model.modules())
+        self._children = [module._modules for module in modules]
+        self._modules = [*chain.from_iterable(map(dict.values, self._children))]
+        self._buffers = [module._buffers for module in modules]
+        self._num_buffers = sum(map(len, self._buffers))
+        self._places = [(buffers, name) for buffers in self._buffers for name in buffers]
+        self._found, self._rooms = [], []
+
+    def _built(self) -> list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]]:
+        kinds: dict[Any, list[tuple[tuple[dict[str, Any], str], Tensor]]] = {}
+        seen: set[int] = set()
+        for place, tensor in zip(self._places, self._found, strict=True):
+            if tensor is not None and id(tensor) not in seen and _is_writable(tensor):
+                seen.add(id(tensor))
+                kinds.setdefault((tensor.dtype, tensor.device), []).append((place, tensor))
+        rooms = []
+        for kind in kinds.values():
+            tensors = [tensor for _, tensor in kind]
+            rooms.append((_Room(tensors), [place for place, _ in kind], tensors))
+        return rooms
+
+
+def _is_writable(buffer: Tensor) -> bool:
+    # One that is sparse, or made by expand(), cannot be restored in place; nor can a forward change it so.
+    if buffer.layout != torch.strided:
+        return False
+    overlaps = any(step == 0 and size > 1 for size, step in zip(buffer.shape, buffer.stride(), strict=True))
+    return not overlaps
