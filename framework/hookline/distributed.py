@@ -180,22 +180,22 @@ def share(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def reduce_metrics(
-    means: Mapping[str, torch.Tensor], maxima: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+    means: Mapping[str, torch.Tensor], maxima: Mapping[str, float]
+) -> dict[str, torch.Tensor | float]:
     """Return the mean of each of ``means`` and the maximum of each of ``maxima`` over ranks.
 
     Every rank must give the same names. One gather, on the tensors' device; the host does not wait for it.
 
     Args:
         means: 0-D tensors, all on one device.
-        maxima: 0-D tensors, on any device.
+        maxima: Numbers of the host; one process gets them back as they are.
     """
     if not _active():
         return {**means, **maxima}
     device = next(iter(means.values())).device
-    values_N = torch.stack(
-        [value.detach().to(device, torch.float64) for value in (*means.values(), *maxima.values())]
-    )
+    # A number is filled in on the device: a copy of it would wait.
+    on_device = [torch.full((), value, dtype=torch.float64, device=device) for value in maxima.values()]
+    values_N = torch.stack([*(value.detach().double() for value in means.values()), *on_device])
     all_RN = values_N.new_empty((world_size(), len(values_N)))
     dist.all_gather(list(all_RN.unbind()), values_N)
     reduced_N = torch.cat([all_RN[:, : len(means)].mean(0), all_RN[:, len(means) :].amax(0)])

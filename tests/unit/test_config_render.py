@@ -87,6 +87,7 @@ train:
   max_skips: 0                # default
   deterministic: false        # default
   compile: false              # default
+  prefetch: true              # default
   log_period: 20              # default
 hooks:
   - timer: false              # run.yaml:17

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import hookline.prefetch
+import hookline.trainer.simple
 from hookline.prefetch import DeviceFeed
 
 META = torch.device("meta")
@@ -183,3 +184,44 @@ def test_memory_is_dense_and_pinned_before_it_is_sent_in_the_layout_that_to_woul
     assert pinned.stride() == tensor.to(META).stride()
     is_dense = tensor.to(META).stride() == tensor.stride()
     assert allocated == ([] if is_pinned and is_dense else [True])
+
+
+class CudaKernel:
+    """Stands for a StepKernel whose parameters are on a CUDA device."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, model, optimizer, **options):
+        self.received = []
+
+    def step(self, microbatches):
+        self.received += microbatches
+        return {"total_loss": torch.ones(()), "grad_norm": torch.ones(())}
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    monkeypatch.setattr(hookline.trainer.simple, "StepKernel", CudaKernel)
+    monkeypatch.setattr(hookline.trainer.simple, "DeviceFeed", lambda device: lambda batch: (device, batch))
+
+
+def test_a_trainer_on_cuda_sends_each_microbatch_and_shows_hooks_what_the_loader_gave(on_cuda, make_trainer):
+    trainer = make_trainer(accumulate=2)
+    trainer.train(0, 1)
+    assert trainer.kernel.received == [(CudaKernel.device, batch) for batch in trainer.microbatches]
+
+
+def test_a_trainer_without_prefetch_leaves_sending_to_the_kernel(on_cuda, make_trainer):
+    trainer = make_trainer(prefetch=False)
+    trainer.train(0, 1)
+    assert trainer.kernel.received[0] is trainer.microbatches[0]
+
+
+def test_a_trainer_on_a_cpu_hands_on_the_very_batch_of_the_loader(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    received = []
+    step = trainer.kernel.step
+    monkeypatch.setattr(trainer.kernel, "step", lambda batches: received.append(batches) or step(batches))
+    trainer.train(0, 1)
+    assert received == [trainer.microbatches]
+    assert received[0][0] is trainer.microbatches[0]

@@ -97,7 +97,7 @@ class Loader:
         shuffle: Draw a new order each epoch; when not given, only for ``data.train``.
         drop_last: Leave out the last batch when it is not full.
         num_workers: Processes that read items; 0 reads in the training process.
-        pin_memory: Copy batches into pinned memory, so that the copy to a GPU does not wait.
+        pin_memory: Pin the memory of batches ahead; ``train.prefetch`` otherwise does it as it sends them.
     """
 
     batch_size: Annotated[int, Ge(1)]
@@ -161,6 +161,7 @@ class Train:
         max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
         deterministic: Repeat a GPU run to the bit, at some cost.
         compile: Use ``torch.compile``; a mapping is passed to it as options.
+        prefetch: Send batches to a GPU beside what it computes; on a CPU it has no effect.
         log_period: Iterations of one logging period.
     """
 
@@ -174,6 +175,7 @@ class Train:
     max_skips: Annotated[int, Ge(0)] = 0
     deterministic: bool = False
     compile: bool | dict[str, Any] = False
+    prefetch: bool = True
     log_period: Annotated[int, Ge(1)] = 20
 
 

@@ -42,8 +42,8 @@ class Loader:
         shuffle: Draw a new order every epoch; otherwise go by index.
         drop_last: Leave out what does not fill a batch on every rank, instead of a smaller last batch.
         num_workers: Processes that fetch batches ahead; 0 fetches in the training process.
-        pin_memory: Put batches in page-locked memory, from where a GPU copies without waiting; without
-            CUDA it has no effect.
+        pin_memory: Put batches in page-locked memory, from where a GPU copies without waiting; with workers
+            a thread does it. Without CUDA it has no effect.
         seed: Seed of the order; the same on every rank.
         rank: This process, in ``range(world_size)``.
         world_size: How many processes share each epoch.

@@ -16,6 +16,7 @@ from hookline.errors import CheckpointError, NonFiniteError, RunError
 from hookline.evaluation import evaluate
 from hookline.events import Events
 from hookline.kernel import StepKernel
+from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
 from hookline.trainer.weights import load_weights
 
@@ -40,6 +41,7 @@ class SimpleTrainer(TrainerBase):
         clip_norm: Largest global gradient norm; 0 does not clip.
         max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
         compile: ``torch.compile`` the model; a mapping gives its arguments.
+        prefetch: Send batches to a CUDA device beside what it computes; on a CPU there is nothing to send.
 
     Attributes:
         microbatches: The batches of the iteration that runs, as the loader gave them; for hooks to look at.
@@ -58,6 +60,7 @@ class SimpleTrainer(TrainerBase):
         clip_norm: float = 0.0,
         max_skips: int = 0,
         compile: bool | Mapping[str, Any] = False,
+        prefetch: bool = True,
     ) -> None:
         super().__init__()
         if max_skips < 0:
@@ -85,6 +88,8 @@ class SimpleTrainer(TrainerBase):
             )
         except ValueError as error:  # the kernel knows torch and nothing else, not even our exceptions
             raise RunError(str(error)) from error
+        on_cuda = prefetch and self.kernel.device.type == "cuda"
+        self._feed = DeviceFeed(self.kernel.device) if on_cuda else None
         self._batches: Iterator[Any] | None = None
         self._num_skipped = 0
         self._configured = _hyperparameters(optimizer)
@@ -103,11 +108,13 @@ class SimpleTrainer(TrainerBase):
     def run_step(self) -> None:
         """Do one iteration with the kernel, and put its losses, ``grad_norm`` and ``data_time``."""
         start = perf_counter()
-        self.microbatches = [self._next_batch() for _ in range(self.accumulate)]
-        data_time = torch.tensor(perf_counter() - start, dtype=torch.float64)
-        metrics = distributed.reduce_metrics(self.kernel.step(self.microbatches), {"data_time": data_time})
-        for name, value in metrics.items():
-            self.storage.put_scalar(name, value, volatile=name == "data_time")
+        self.microbatches = batches = [self._next_batch() for _ in range(self.accumulate)]
+        waited_s = perf_counter() - start
+        if self._feed is not None:
+            batches = [self._feed(batch) for batch in batches]
+        metrics = distributed.reduce_metrics(self.kernel.step(batches), {"data_time": waited_s})
+        self.storage.put_scalar("data_time", metrics.pop("data_time"), volatile=True)
+        self.storage.put_scalars(metrics)
 
     def reset_data_loader(self, build: Callable[[], Iterable[Any]]) -> None:
         """Replace the data loader by what ``build`` returns; the next iteration draws from it."""
