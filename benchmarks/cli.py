@@ -16,6 +16,7 @@ from benchmarks.summary import summarize
 
 __all__ = ["main"]
 
+_ROUNDS, _MEMORY_ITERS = 5, 10_000_000
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -36,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(problems), file=sys.stderr)
         return 2
     settings = _settings(options)
-    records, imports = run_session(settings, _say)
-    part_records = run_parts(settings, _say)
-    rows = summarize(records)
-    print(write(options.results / _name(options), arguments, settings, records, rows, part_records, imports))
-    return int(any(one.error for one in [*rows, *part_records]))
+    session = run_session(settings, _say)
+    parts = [] if session.interrupted else run_parts(settings, _say)
+    rows = summarize(session.records)
+    name = options.name or ("partial" if session.interrupted or not _is_whole(options) else "cpu")
+    print(write(options.results / name, arguments, settings, session, rows, parts))
+    return int(session.interrupted or any(one.error for one in [*rows, *parts]))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -71,22 +73,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", nargs="+", metavar="CASE", help="default: all")
     add("--contenders", nargs="+", metavar="NAME", help=f"default: all; {REFERENCE} always runs")
     add("--parts", nargs="+", metavar="PART", help="parts of an iteration alone (default: all)")
-    add("--rounds", type=int, default=5, help="how often each runs (default: 5)")
+    add("--rounds", type=int, default=_ROUNDS, help=f"how often each runs (default: {_ROUNDS})")
     add("--iterations", type=int, help="timed iterations (default: the case's own number)")
     add("--warmup", type=int, help="iterations before them (default: the case's own number)")
-    add("--memory-iterations", type=int, default=10_000_000, help="of the long run (default: 10 million)")
+    add("--memory-iterations", type=int, default=_MEMORY_ITERS, help="of the long run (default: 10 million)")
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: benchmarks/results")
     add("--name", help="of the files written (default: cpu; partial, if only a part was run)")
     return parser
 
 
-def _name(options: argparse.Namespace) -> str:
-    """Return the name of the result: a part must not overwrite what the whole session found."""
-    if options.name:
-        return str(options.name)
+def _is_whole(options: argparse.Namespace) -> bool:
+    """Whether everything is run: a part must not overwrite what the whole session found."""
     named = options.cases or options.contenders or options.parts
-    shorter = options.iterations or options.warmup or options.rounds < 5
-    return "partial" if named or shorter else "cpu"
+    shorter = options.iterations or options.warmup or options.rounds < _ROUNDS
+    return not (named or shorter or options.memory_iterations < _MEMORY_ITERS)
 
 
 def _unknown(option: str, names: Iterable[str], known: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from torch import nn
 from benchmarks import gpu_models
 from benchmarks.gpu_loops import LOG_PERIOD, Framework, Loop, Plain, Setup, Unavailable
 from benchmarks.gpu_models import Sizes
+from benchmarks.parts import put_scalar
 from hookline import HookBase, NonFiniteError
 
 __all__ = ["PARTS", "Row"]
@@ -160,6 +161,12 @@ def input_bound(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     yield from _rows("input-bound images", seconds, "plain, asynchronous copies")
 
 
+def storage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """What it costs the host to put a tensor that is on the device, its share of the copies included."""
+    for what, value_us in put_scalar(5 * sizes.short_iters, str(device)).items():
+        yield Row("put_scalar", what, f"{value_us:.2f} µs")
+
+
 class _Window(HookBase):
     """Opens something once the run is warm, and closes it after so many iterations."""
 
@@ -280,6 +287,7 @@ def _poisoned(device: torch.device, bad: int) -> tuple[nn.Module, Sequence[Any]]
 PARTS: dict[str, Callable[[Sizes, torch.device], Iterator[Row]]] = {
     "bad-batch": bad_batch,
     "syncs": syncs,
+    "storage": storage,
     "launch-bound": launch_bound,
     "gpt": gpt,
     "fp16": half_precision,

@@ -71,8 +71,8 @@ def dispatch(num_iters: int = 20_000) -> Numbers:
     return {"an iteration with nothing in it, µs": median(one[0] for one in rounds), **more}
 
 
-def put_scalar(num_iters: int = 20_000) -> Numbers:
-    """Return what each scalar costs, put and sealed with its iteration, µs."""
+def put_scalar(num_iters: int = 20_000, device: str = "cpu") -> Numbers:
+    """Return what each scalar costs the host, put and sealed with its iteration, µs."""
     names = [f"scalar_{number}" for number in range(_NUM_SCALARS)]
 
     def puts(value: Any) -> Callable[[EventStorage], None]:
@@ -85,7 +85,7 @@ def put_scalar(num_iters: int = 20_000) -> Numbers:
     def loop(work: Callable[[EventStorage], None]) -> float:
         return _Loop(work, (num_iters // 10, num_iters), ()).timed_us()[0]
 
-    kinds = {"a number": puts(1.5), "a CPU tensor": puts(torch.tensor(1.5))}
+    kinds = {"a number": puts(1.5), f"a tensor, {device}": puts(torch.tensor(1.5, device=device))}
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(_REPEATS):
         nothing = loop(_nothing)

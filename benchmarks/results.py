@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.session import PartRecord, Record, Settings, cast
+from benchmarks.session import PartRecord, Record, Session, Settings, cast
 from benchmarks.summary import Row
 from benchmarks.table import markdown
 
@@ -24,22 +24,22 @@ def write(
     path: Path,
     arguments: Sequence[str],
     settings: Settings,
-    records: Sequence[Record],
+    session: Session,
     rows: Sequence[Row],
     parts: Sequence[PartRecord],
-    imports: dict[str, float],
 ) -> str:
     """Write ``path.json``, ``.md`` and, where matplotlib is installed, ``.png``; return the table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = about(arguments, settings)
-    text = markdown(facts, rows, parts, imports)
+    text = markdown(facts, rows, parts, session.imports_s)
     raw = {
         **facts,
         "settings": asdict(settings),
-        "imports_s": imports,
+        "imports_s": session.imports_s,
+        "interrupted": session.interrupted,
         "rows": [asdict(row) for row in rows],
         "parts": [asdict(part) for part in parts],
-        "runs": [_run(record) for record in records],
+        "runs": [_run(record) for record in session.records],
     }
     path.with_suffix(".json").write_text(json.dumps(raw, indent=1, allow_nan=True) + "\n")
     path.with_suffix(".md").write_text(text)
@@ -64,13 +64,23 @@ def about(arguments: Sequence[str], settings: Settings) -> dict[str, Any]:
     versions = {name: _version(name) for name in sorted(packages)}
     return {
         "date": date.today().isoformat(),
-        "command": " ".join(["python -m benchmarks", *arguments]),
+        "command": " ".join(["python -m benchmarks", *_what(arguments)]),
         "machine": _machine(),
         "versions": {
             "python": platform.python_version(),
             **versions,
         },
     }
+
+
+def _what(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that say what was run, not where it was written."""
+    kept = list(arguments)
+    for option in ("--results", "--name"):
+        while option in kept:
+            at = kept.index(option)
+            del kept[at : at + 2]
+    return kept
 
 
 def _machine() -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 from benchmarks.measure import Order, measure
 
 __all__ = ["serve"]
+
+_LONGEST_S = 600  # Then a run is killed, and counts as failed: one that hangs must not hold up the others.
 
 
 def serve(module_name: str) -> None:
@@ -55,6 +58,7 @@ def _in_a_fork(module: Any, asked: dict[str, Any]) -> dict[str, Any]:
 def _run_and_exit(module: Any, asked: dict[str, Any], folder: Path) -> None:
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     null = os.open(os.devnull, os.O_RDONLY)
+    signal.alarm(_LONGEST_S)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -19,7 +19,17 @@ from benchmarks.cases import CASES
 from benchmarks.contenders import CONTENDERS, FEW, REFERENCE
 from benchmarks.measure import Order
 
-__all__ = ["PARTS", "PartRecord", "Record", "Server", "Settings", "cast", "run_parts", "run_session"]
+__all__ = [
+    "PARTS",
+    "PartRecord",
+    "Record",
+    "Server",
+    "Session",
+    "Settings",
+    "cast",
+    "run_parts",
+    "run_session",
+]
 
 Say = Callable[[str], None]
 PARTS = ("dispatch", "put-scalar", "delivery", "memory")
@@ -63,6 +73,15 @@ class Record:
     def bare(self, key: str) -> float:
         """Return the mean of ``key`` of the reference runs around it."""
         return sum(one[key] for one in self.around) / len(self.around)
+
+
+@dataclass
+class Session:
+    """All runs so far, how long each contender's import took, seconds, and whether Ctrl-C ended it."""
+
+    records: list[Record] = field(default_factory=list)
+    imports_s: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +147,10 @@ def cast(case: str, settings: Settings) -> list[str]:
     return [REFERENCE, *(name for name in chosen if name != REFERENCE)]
 
 
-def run_session(settings: Settings, say: Say) -> tuple[list[Record], dict[str, float]]:
-    """Return the records of all runs, and how long each contender's import took, in seconds."""
+def run_session(settings: Settings, say: Say) -> Session:
+    """Run every round; Ctrl-C ends it early, and what was run until then counts."""
     servers: dict[str, Server] = {}
-    records = []
+    session = Session()
     start = perf_counter()
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
 
@@ -145,12 +164,16 @@ def run_session(settings: Settings, say: Say) -> tuple[list[Record], dict[str, f
             for number in range(settings.rounds):
                 for case in settings.cases:
                     for record in _round(case, number, settings, run):
-                        records.append(record)
+                        session.records.append(record)
                         say(_line(record, perf_counter() - start, settings))
+        except KeyboardInterrupt:
+            session.interrupted = True
+            say("interrupted: what was run until now is written")
         finally:
             for server in servers.values():
                 server.close()
-    return records, {name: server.import_s for name, server in servers.items() if server.import_s}
+    session.imports_s = {name: server.import_s for name, server in servers.items() if server.import_s}
+    return session
 
 
 def run_parts(settings: Settings, say: Say) -> list[PartRecord]:

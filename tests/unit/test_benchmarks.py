@@ -125,6 +125,7 @@ def test_a_part_is_run_and_written_beside_the_whole(tmp_path, capsys):
     assert not rows["hookline-usual"]["differs"]
     assert rows["hookline-usual"]["check_loss"] == pytest.approx(rows[REFERENCE]["check_loss"], rel=1e-5)
     assert rows["hookline-usual"]["median_us"] > 0
+    assert result["command"] == f"python -m benchmarks {arguments}"  # not where it was written
     assert result["versions"].keys() == {"python", "torch", "hookline"}
     assert (tmp_path / "partial.md").read_text() in capsys.readouterr().out
     assert not (tmp_path / "cpu.json").exists()

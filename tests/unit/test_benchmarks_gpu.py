@@ -24,6 +24,7 @@ def test_every_part_is_rehearsed_on_a_cpu(tmp_path):
     assert parts == {
         "a NaN batch",
         "waits of the host in 8 iterations",
+        "put_scalar",
         "launch-bound",
         "GPT-2",
         "fp16",
@@ -43,6 +44,6 @@ def test_what_it_does_not_know_is_refused():
     done = gpu("--device", "cpu", "--parts", "gtp")
     assert done.returncode == 2
     assert (
-        "--parts: expected some of bad-batch, syncs, launch-bound, gpt, fp16, images, got 'gtp'."
+        "--parts: expected some of bad-batch, syncs, storage, launch-bound, gpt, fp16, images, got 'gtp'."
         in done.stderr
     )
