@@ -6,8 +6,11 @@
     backward  what Tensor.backward does, with less to look up
     update    the optimizer's update as one fused call
     buffers   what a forward changes besides gradients, and how it is undone
+    graph     a whole iteration as one CUDA graph
+    graphs    the device's side of that
 """
 
+from hookline.kernel.graph import ForwardWatch, GraphKernel
 from hookline.kernel.step import AUTOCAST_DTYPES, StepKernel
 
-__all__ = ["AUTOCAST_DTYPES", "StepKernel"]
+__all__ = ["AUTOCAST_DTYPES", "ForwardWatch", "GraphKernel", "StepKernel"]

@@ -81,14 +81,25 @@ class Buffers:
                 if tensor is not None and tensor.shape == before.shape:
                     tensor.copy_(before if skip is True else torch.where(skip > 0, before, tensor))
 
+    def identity(self) -> list[int]:
+        """Return what differs when a buffer, or a module, became another."""
+        return [id(buffers.get(name)) for buffers, name in self._places] + [*map(id, self._modules_now())]
+
+    def held(self) -> list[Any]:
+        """Return what holds the memory of the copies."""
+        return list(self._rooms)
+
+    def _modules_now(self) -> list[Any]:
+        return [*chain.from_iterable(map(dict.values, self._children))]
+
     def _has_same_modules(self) -> bool:
-        now = [*chain.from_iterable(map(dict.values, self._children))]
+        now = self._modules_now()
         return len(now) == len(self._modules) and all(map(is_, now, self._modules))
 
     def _look(self) -> None:
         modules = list(self._model.modules())
         self._children = [module._modules for module in modules]
-        self._modules = [*chain.from_iterable(map(dict.values, self._children))]
+        self._modules = self._modules_now()
         self._buffers = [module._buffers for module in modules]
         self._num_buffers = sum(map(len, self._buffers))
         self._places = [(buffers, name) for buffers in self._buffers for name in buffers]

@@ -161,18 +161,23 @@ class StepKernel:
             self._adapt_scale(skip)
         return metrics
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Return copies of what later iterations depend on: the loss scale with fp16, else nothing."""
         if self._scale is None:
             return {}
         return {"scale": self._scale.clone(), "growth_tracker": self._growth_tracker.clone()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``; one of another precision is accepted and leaves the loss scale as it is."""
-        if self._scale is not None and state:
-            _require({"scale", "growth_tracker"} == state.keys(), "kernel state", "a loss scale", [*state])
+        names = state.keys() - {"mode"}  # That of a GraphKernel: how it is done, not what.
+        if self._scale is not None and names:
+            _require({"scale", "growth_tracker"} == names, "kernel state", "a loss scale", sorted(names))
             self._scale.copy_(state["scale"])
             self._growth_tracker.copy_(state["growth_tracker"])
+
+    def state_tensors(self) -> list[Tensor]:
+        """Return the memory of the loss scale, which each iteration changes in place."""
+        return [] if self._scale is None else [self._scale, self._growth_tracker]
 
     def _forward_backward(self, microbatches: Sequence[Any]) -> tuple[dict[str, Tensor], int | Tensor]:
         """Add up losses and gradients, each times its items; return this rank's loss sums and items."""

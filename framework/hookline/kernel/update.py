@@ -142,21 +142,32 @@ class Update:
             self._update(bucket, grads[bucket.places], scale, found_inf)
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # What torch's schedulers look for.
 
-    def is_direct(self) -> bool:
-        """Return whether `apply` calls the fused function itself, all on the device."""
-        own = vars(self.optimizer).get("step")
-        return bool(
-            self._call is not None
-            and self._has_one_device
-            and all(map(self._fits, self._groups))
-            and len(self.params) == len(self._listed)  # One listed twice is updated twice by torch.
-            and not self.optimizer._optimizer_step_pre_hooks
-            and not self.optimizer._optimizer_step_post_hooks
-            and not _of_all._global_optimizer_pre_hooks
-            and not _of_all._global_optimizer_post_hooks
+    def obstacle(self) -> str:
+        """Return why `apply` must leave the update to ``optimizer.step()``; nothing where it need not."""
+        optimizer, kind = self.optimizer, type(self.optimizer).__name__
+        if self._call is None:
+            return f"{kind} has no fused form here"
+        if not all(map(_fits, self._groups)):
+            return f"{kind} with these options has no fused form"
+        if not self._has_one_device:
+            return f"the parameters of {kind} are on several devices"
+        if len(self.params) != len(self._listed):  # torch updates it twice.
+            return f"a parameter of {kind} is listed twice"
+        own = vars(optimizer).get("step")
+        if (
+            optimizer._optimizer_step_pre_hooks
+            or optimizer._optimizer_step_post_hooks
+            or _of_all._global_optimizer_pre_hooks
+            or _of_all._global_optimizer_post_hooks
             # torch's schedulers put a wrapper there that only notes the call.
-            and (own is None or hasattr(own, "_wrapped_by_lr_sched"))
-        )
+            or (own is not None and not hasattr(own, "_wrapped_by_lr_sched"))
+        ):
+            return f"the step of {kind} has hooks"
+        return ""
+
+    def identity(self) -> list[int]:
+        """Return what differs when groups, parameters or state became others."""
+        return [*map(id, (*self._groups, *self._listed, *self._holding()))]
 
     def waits(self) -> bool:
         """Return whether the host must know if an update is skipped, because the optimizer cannot look."""
@@ -169,6 +180,14 @@ class Update:
         """Return all options but the learning rates: what a CUDA graph of the update has as constants."""
         names = ("params", "lr", "initial_lr")
         return [{k: v for k, v in group.items() if k not in names} for group in self._groups]
+
+    def bind(self) -> None:
+        """Begin and gather the state of what has a gradient now, so that the next `apply` need not."""
+        self._buckets(self.gradients())
+
+    def held(self) -> list[Any]:
+        """Return what holds the memory that an update uses."""
+        return [*self._listed, *self._holding(), self._scale, *self.lrs.values(), *self._bound.values()]
 
     def _gather(self) -> None:
         """Sort the parameters by group, dtype and device, each once; turn ``fused`` on where it may be."""
@@ -202,14 +221,6 @@ class Update:
             options["fused"] = None
         self._fused_here, self._call = [], None
 
-    def _fits(self, group: dict[str, Any]) -> bool:
-        return bool(
-            group.get("fused")
-            and not group.get("differentiable")
-            and not group.get("dampening")
-            and not any(isinstance(beta, Tensor) for beta in group.get("betas", ()))
-        )
-
     def _as_scale(self, divisor: float | Tensor) -> Tensor | None:
         """Return what the fused function divides by; None where it must not, or need not."""
         if self._has_double:  # It would divide by a float32.
@@ -220,7 +231,7 @@ class Update:
 
     def _buckets(self, grads: list[Tensor]) -> list[_Bucket] | None:
         """Return what to call the fused function on; None where only ``optimizer.step()`` does it right."""
-        if not self.is_direct():
+        if self.obstacle():
             return None
         which: tuple[int, ...] | None = None  # all
         if len(grads) != len(self.params):
@@ -332,6 +343,15 @@ def _share_memory(steps: Sequence[Any]) -> bool:
     """Return whether all counts are parts of one tensor, so that they need no new one."""
     bases = {id(getattr(step, "_base", None)) for step in steps}
     return len(bases) == 1 and getattr(steps[0], "_base", None) is not None
+
+
+def _fits(group: dict[str, Any]) -> bool:
+    return bool(
+        group.get("fused")
+        and not group.get("differentiable")
+        and not group.get("dampening")
+        and not any(isinstance(beta, Tensor) for beta in group.get("betas", ()))
+    )
 
 
 def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
