@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
-def test_a_reader_that_leaves_ends_nothing():
+
+@pytest.mark.parametrize("call", ["console().print", "print_line"])
+def test_a_reader_that_leaves_ends_nothing(call):
     code = (
         "import sys, time\n"
-        "from hookline.console import console\n"
+        "from hookline.console import console, print_line\n"
         "for number in range(200):\n"
-        "    console().print('x' * 1000)\n"
+        f"    {call}('x' * 1000)\n"
         "print('went on', file=sys.stderr)\n"
     )
     process = subprocess.Popen(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
 import torch
+from rich.console import Console
 from tests.conftest import Line, points
 
 from hookline import EventWriter, HookBase, PluginError, Run, RunError, hooks, schedules
@@ -319,6 +321,58 @@ def test_progress_prints_a_line_a_period_where_there_is_no_terminal(make_trainer
     (last,) = [line for line in lines if line.startswith("iter 4/4")]
     assert "lr 0.1" in last
     assert "eval/score 0.5" in last
+
+
+def on_a_terminal(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr("hookline.hooks.progress.console", lambda: terminal)
+    return terminal
+
+
+def test_progress_is_one_bar_on_a_terminal(make_trainer, monkeypatch):
+    terminal = on_a_terminal(monkeypatch)
+    make_trainer(hooks.Schedule(), hooks.Progress(period=2)).train(0, 5)
+    last = terminal.file.getvalue().splitlines()[-2]
+    assert "iter 5/5" in last
+    assert "lr 0.1" in last
+    assert last.rstrip().endswith("ETA 0:00:00")
+
+
+def test_the_bar_stands_where_a_run_failed(make_trainer, monkeypatch):
+    terminal = on_a_terminal(monkeypatch)
+
+    def fail(trainer):
+        if trainer.iter == 3:
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        make_trainer(hooks.Progress(), hooks.Callback(before_step=fail)).train(0, 5)
+    assert "iter 3/5" in terminal.file.getvalue().splitlines()[-2]
+
+
+def test_the_bar_is_not_drawn_in_every_iteration(make_trainer, monkeypatch):
+    on_a_terminal(monkeypatch)
+    shown = []
+    monkeypatch.setattr(hooks.Progress, "_show", lambda self, num_done: shown.append(num_done))
+    make_trainer(hooks.Progress(period=1)).train(0, 50)
+    assert len(shown) < 40
+
+
+def test_a_rate_that_is_a_tensor_follows_the_schedule(make_trainer):
+    trainer = make_trainer(hooks.Schedule(schedules.Linear()), lr=1.0)
+    lr = trainer.optimizer.param_groups[0]["lr"] = torch.tensor(1.0)
+    trainer.train(0, 4)
+    assert [rate for rate, _ in trainer.storage.history("lr").values()] == [1.0, 0.75, 0.5, 0.25]
+    assert trainer.optimizer.param_groups[0]["lr"] is lr
+
+
+def test_a_parameter_group_that_comes_late_follows_the_schedule(make_trainer):
+    trainer = make_trainer(hooks.Schedule(schedules.Linear()), lr=1.0)
+    late = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4}
+    add = hooks.Callback(before_step=lambda t: t.iter == 1 and t.optimizer.add_param_group(late))
+    trainer.register_hooks([add])
+    trainer.train(0, 4)
+    assert trainer.optimizer.param_groups[1]["lr"] == pytest.approx(0.4 * 0.25)
 
 
 def test_hooks_work_with_any_model(make_trainer):

@@ -21,6 +21,7 @@ class BestCheckpoint(HookBase):
     """
 
     observer = True
+    graph_safe = True
 
     def __init__(self, metric: str = "eval/total_loss", mode: Literal["min", "max"] = "min") -> None:
         self.watch = MetricWatch(metric, mode)

@@ -27,6 +27,7 @@ class Checkpoint(HookBase):
 
     collective = True
     observer = True
+    graph_safe = True
 
     def __init__(
         self, period: Period = 0, keep: Annotated[int, Field(ge=0)] = 3, dir: str | None = None

@@ -24,6 +24,7 @@ class EarlyStopping(HookBase):
     """
 
     observer = True
+    graph_safe = True
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Evaluate(HookBase):
 
     collective = True
     observer = True
+    graph_safe = True
 
     def __init__(self, period: Period = 0, data: Any = "eval") -> None:
         self.period, self.data = period, data

@@ -33,6 +33,7 @@ class Profiler(HookBase):
     """
 
     observer = True
+    graph_safe = True
 
     def __init__(
         self,

@@ -11,10 +11,13 @@ from rich.table import Column
 
 from hookline import distributed
 from hookline.config import Period, is_due
-from hookline.console import console
+from hookline.console import console, print_line
 from hookline.hookspecs import HookBase
 
 __all__ = ["Progress"]
+
+# Nobody reads faster, and each time the bar is drawn costs a millisecond.
+BAR_INTERVAL_S = 0.5
 
 
 class Progress(HookBase):
@@ -23,7 +26,8 @@ class Progress(HookBase):
     On a terminal it is one live bar; elsewhere a plain line per period.
 
     Args:
-        period: Refresh the numbers every so many iterations; by default the config's ``train.log_period``.
+        period: Refresh the numbers, or print a line, every so many iterations; by default the config's
+            ``train.log_period``.
     """
 
     observer = True
@@ -34,10 +38,12 @@ class Progress(HookBase):
         self._bar: Bar | None = None
         self._evaluated = ""
         self._start = 0.0
+        self._next_s = 0.0
+        self._is_text_due = False
 
     def before_train(self) -> None:
         """Begin the bar, on a terminal."""
-        self._start = perf_counter()
+        self._start = self._next_s = perf_counter()
         self._evaluated = ""
         if distributed.is_main() and console().is_terminal:
             whole = Column(no_wrap=True)  # on a narrow terminal it is the bar that shrinks
@@ -46,6 +52,7 @@ class Progress(HookBase):
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[text]}", table_column=whole),
                 console=console(),
+                refresh_per_second=1 / BAR_INTERVAL_S,
             )
             self._task = self._bar.add_task(
                 "train", total=self.trainer.max_iter, completed=self.trainer.start_iter, text=""
@@ -57,11 +64,13 @@ class Progress(HookBase):
         trainer = self.trainer
         due = is_due(trainer.iter, trainer.log_period if self.period is None else self.period)
         if self._bar is not None:
-            self._bar.advance(self._task)
-            if due:
-                self._bar.update(self._task, text=self._numbers())
+            self._is_text_due |= due
+            if (now := perf_counter()) >= self._next_s:
+                self._next_s = now + BAR_INTERVAL_S
+                self._show(trainer.iter + 1)
         elif due and distributed.is_main():
-            console().print(f"iter {trainer.iter + 1}/{trainer.max_iter}  {self._numbers()}", markup=False)
+            num_done = trainer.iter + 1
+            print_line(f"iter {num_done}/{trainer.max_iter}  {self._numbers(num_done)}")
 
     def after_evaluate(self, name: str, metrics: Mapping[str, float]) -> None:
         """Print the metrics, and keep the first of them beside the loss."""
@@ -73,14 +82,22 @@ class Progress(HookBase):
     def after_train(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
+            self._show(self.trainer.iter)
             self._bar.stop()
             self._bar = None
 
-    def _numbers(self) -> str:
+    def _show(self, num_done: int) -> None:
+        """Move the bar to ``num_done`` iterations, and refresh its numbers if a period ended meanwhile."""
+        assert self._bar is not None
+        self._bar.update(self._task, completed=num_done)
+        if self._is_text_due:
+            self._is_text_due = False
+            self._bar.update(self._task, text=self._numbers(num_done))
+
+    def _numbers(self, num_done: int) -> str:
         trainer = self.trainer
-        done = trainer.iter + 1 - trainer.start_iter
-        speed = done / max(perf_counter() - self._start, 1e-9)
-        seconds = round((trainer.max_iter - trainer.iter - 1) / speed)
+        speed = max(num_done - trainer.start_iter, 1) / max(perf_counter() - self._start, 1e-9)
+        seconds = round((trainer.max_iter - num_done) / speed)
         histories = trainer.storage.histories()
         parts = []
         if "total_loss" in histories:

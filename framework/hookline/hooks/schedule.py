@@ -31,6 +31,7 @@ class Schedule(HookBase):
     def __init__(self, schedule: Any = None) -> None:
         self.schedule = schedule
         self._group = 0
+        self._on_progress: ProgressSchedule | None = None
         self._saved: Mapping[str, Any] = {}
         self._configured: dict[str, Any] = {}
 
@@ -50,7 +51,11 @@ class Schedule(HookBase):
         sizes = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
         self._group = sizes.index(max(sizes))
         for group in groups:
-            group.setdefault("initial_lr", group["lr"])
+            _initial_lr(group)
+        self._on_progress = None
+        # ConstantLR has a `factor` too, but it is a number.
+        if isinstance(self.schedule, ProgressSchedule) and not isinstance(self.schedule, LRScheduler):
+            self._on_progress = self.schedule
         if isinstance(self.schedule, LRScheduler):
             self._configured = self._configured or _plain_state(self.schedule)
             if self._saved:
@@ -59,18 +64,20 @@ class Schedule(HookBase):
 
     def before_step(self) -> None:
         """Set the rates of this iteration."""
-        # ConstantLR has a `factor` too, but it is a number.
-        if isinstance(self.schedule, ProgressSchedule) and not isinstance(self.schedule, LRScheduler):
-            factor = self.schedule.factor(self.trainer.iter, self.trainer.max_iter)
-            for group in self._optimizer().param_groups:
-                _set(group, "lr", group["initial_lr"] * factor)
+        schedule = self._on_progress
+        if schedule is None:
+            return
+        trainer: Any = self.trainer
+        factor = schedule.factor(trainer.iter, trainer.max_iter)
+        for group in trainer.optimizer.param_groups:
+            _set_lr(group, factor)
 
     def after_step(self) -> None:
         """Put the rate that was used, then move a torch scheduler on."""
-        self.trainer.storage.put_scalar(
-            "lr", self._optimizer().param_groups[self._group]["lr"], smoothing_hint=False
-        )
-        if isinstance(self.schedule, LRScheduler):
+        trainer: Any = self.trainer
+        used = trainer.optimizer.param_groups[self._group]["lr"]
+        trainer.storage.put_scalar("lr", used, smoothing_hint=False)
+        if self._on_progress is None and self.schedule is not None:
             self.schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,9 +131,18 @@ def _plain_state(scheduler: LRScheduler) -> dict[str, Any]:
     return {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
 
 
-def _set(group: dict[str, Any], key: str, value: float) -> None:
-    """Set a number that an optimizer reads; into the tensor where it is one, which a CUDA graph reads."""
-    if isinstance(group[key], torch.Tensor):
-        group[key].fill_(value)
+def _initial_lr(group: dict[str, Any]) -> Any:
+    """Return what a group's rate is a factor of: the rate it had when it was first seen, maybe just now."""
+    if "initial_lr" not in group:
+        lr = group["lr"]
+        group["initial_lr"] = lr.clone() if isinstance(lr, torch.Tensor) else lr
+    return group["initial_lr"]
+
+
+def _set_lr(group: dict[str, Any], factor: float) -> None:
+    """Set a group's rate; into the tensor where it is one, which a CUDA graph reads."""
+    lr, rate = group["lr"], _initial_lr(group) * factor
+    if isinstance(lr, torch.Tensor):
+        lr.fill_(rate)
     else:
-        group[key] = value
+        group["lr"] = rate

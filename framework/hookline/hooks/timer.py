@@ -25,6 +25,11 @@ class Timer(HookBase):
     def __init__(self, warmup_iters: Annotated[int, Field(ge=0)] = 3) -> None:
         self.warmup_iters = warmup_iters
         self._start = 0.0
+        self._first = 0
+
+    def before_train(self) -> None:
+        """Find out which iteration is the first to be measured."""
+        self._first = self.trainer.start_iter + self.warmup_iters
 
     def before_step(self) -> None:
         """Start the clock."""
@@ -32,6 +37,7 @@ class Timer(HookBase):
 
     def after_step(self) -> None:
         """Stop it, and put what it shows."""
+        seconds = perf_counter() - self._start
         trainer = self.trainer
-        if trainer.iter >= trainer.start_iter + self.warmup_iters:
-            trainer.storage.put_scalar("time", perf_counter() - self._start, volatile=True)
+        if trainer.iter >= self._first:
+            trainer.storage.put_scalar("time", seconds, volatile=True)
