@@ -18,7 +18,10 @@ __all__ = ["as_number", "histogram", "histogram_vector", "image_bytes"]
 
 def as_number(value: Any, name: Any, iteration: int) -> float | Tensor:
     """Return ``value`` as a float, or as it is when it is a 1-element tensor that is not on the CPU."""
-    if type(value) is Tensor and value.is_cpu and value.numel() == 1:
+    if type(value) is Tensor and value.numel() == 1 and not (value.is_complex() or value.is_meta):
+        # Asking for an exact type is cheap, and what comes in every iteration is of it.
+        if not value.is_cpu:
+            return value
         value = value.item()
     elif isinstance(value, (Tensor, np.ndarray)):
         if _size(value) != 1:

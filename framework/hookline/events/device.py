@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -112,16 +112,16 @@ class _Slots:
         self.device = device
         self.num_used = 0
 
-    def take(self, tensors: Sequence[Tensor]) -> None:
+    def take(self, tensors: list[Tensor]) -> None:
         """Queue one operation that copies and converts 1-element ``tensors``, however many there are."""
-        numbers = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
-        numbers = [number if number.dim() == 0 else number.reshape(()) for number in numbers]
-        start, self.num_used = self.num_used, self.num_used + len(numbers)
-        if len(numbers) == 1:
-            self._slots[start].copy_(numbers[0], non_blocking=True)
+        tensors = [_plain(tensor) if tensor.requires_grad or tensor.dim() else tensor for tensor in tensors]
+        start = self.num_used
+        self.num_used += len(tensors)
+        if len(tensors) == 1:
+            self._slots[start].copy_(tensors[0], non_blocking=True)
         else:
             # Unlike a stack, it converts each number from its own dtype, so all are exact.
-            torch._foreach_copy_(self._slots[start : self.num_used], numbers, non_blocking=True)
+            torch._foreach_copy_(self._slots[start : self.num_used], tensors, non_blocking=True)
 
     def used(self) -> Tensor:
         """Return the numbers taken, as they are until the next ``take``, which begins anew."""
@@ -140,6 +140,14 @@ class _Slots:
         self._host_rooms.append(host_room)
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(())
+
+
+Taken = tuple[Collection[str], Callable[[], list[float]], Batch]
+"""Names, what reads their numbers, and the batch that must have arrived by then."""
+
+
 class DeviceQueue:
     """Takes tensors without reading them, copies them a batch at a time.
 
@@ -152,28 +160,27 @@ class DeviceQueue:
         self.batch = Batch()
         self.num_waiting = 0
 
-    def put_values(
-        self, named: Mapping[str, Tensor]
-    ) -> Iterator[tuple[Sequence[str], Callable[[], list[float]], Batch]]:
-        """Take 1-element tensors; yield names, what reads their numbers, and the batch to wait for.
-
-        Those of one device come in one portion, unless there is no room for all of them.
-        """
-        by_device: dict[torch.device, list[str]] = {}
-        for name, tensor in named.items():
-            by_device.setdefault(tensor.device, []).append(name)
-        for device, names in by_device.items():
-            slots = self._slots.get(device)
-            if slots is None:
-                slots = self._slots[device] = _Slots(device)
-            while names:
-                if slots.num_used == NUM_SLOTS:
-                    self.start()
-                start = slots.num_used
-                portion, names = names[: NUM_SLOTS - start], names[NUM_SLOTS - start :]
-                slots.take([named[name] for name in portion])
-                self.num_waiting += len(portion)
-                yield portion, partial(self.batch.numbers, device, start, slots.num_used), self.batch
+    def put_values(self, named: dict[str, Tensor]) -> list[Taken]:
+        """Take 1-element tensors, all of one device at once unless there is no room for them."""
+        tensors = list(named.values())
+        device = tensors[0].device
+        if len(tensors) > 1 and any(tensor.device != device for tensor in tensors):
+            rest = dict(named)
+            same = {name: rest.pop(name) for name, tensor in named.items() if tensor.device == device}
+            return self.put_values(same) + self.put_values(rest)
+        slots = self._slots.get(device)
+        if slots is None:
+            slots = self._slots[device] = _Slots(device)
+        if slots.num_used == NUM_SLOTS:
+            self.start()
+        start = slots.num_used
+        if start + len(tensors) > NUM_SLOTS:
+            rest = dict(named)
+            first = {name: rest.pop(name) for name in list(named)[: NUM_SLOTS - start]}
+            return self.put_values(first) + self.put_values(rest)
+        slots.take(tensors)
+        self.num_waiting += len(tensors)
+        return [(named, partial(self.batch.numbers, device, start, slots.num_used), self.batch)]
 
     def put_array(self, tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
         """Take a tensor of any shape; return what reads it once its batch has arrived."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Record:
     batch: Batch | None = None
     # All numbers of a scalar that was put more than once.
     _puts: dict[str, list[float]] | None = None
-    _reads: list[tuple[str, Sequence[str], Callable[[], Any]]] | None = None
+    _reads: list[tuple[str, Collection[str], Callable[[], Any]]] | None = None
 
     def __init__(self, flags: Flags) -> None:
         self.values: dict[str, float] = {}
@@ -57,10 +57,13 @@ class Record:
         puts.append(number)
         return sum(puts) / len(puts)
 
-    def put_later(self, keys: Sequence[str], read: Callable[[], list[float]], batch: Batch) -> None:
+    def put_later(self, keys: Collection[str], read: Callable[[], list[float]], batch: Batch) -> None:
         """Keep places for scalars whose numbers have not arrived, and what reads them then."""
         for key in keys:
-            puts = self._puts_of(key) if key in self.values else []
+            if key not in self.values:
+                self.values[key] = math.nan
+                continue
+            puts = self._puts_of(key)
             self.values[key] = sum(puts) / len(puts) if puts else math.nan
         self.expect("scalar", keys, read, batch)
 
@@ -74,7 +77,7 @@ class Record:
             self.rest = {}
         return self.rest.setdefault(kind, {})
 
-    def expect(self, kind: str, keys: Sequence[str], read: Callable[[], Any], batch: Batch) -> None:
+    def expect(self, kind: str, keys: Collection[str], read: Callable[[], Any], batch: Batch) -> None:
         """Keep what reads values once ``batch`` has arrived; no batch is followed by an earlier one."""
         if self._reads is None:
             self._reads = []
@@ -92,7 +95,8 @@ class Record:
                         number = self.put_again(key, number)
                     self.values[key] = arrived[key] = number
             else:
-                self.put_array(kind, keys[0], read())
+                (key,) = keys
+                self.put_array(kind, key, read())
         return arrived
 
     def is_empty(self) -> bool:

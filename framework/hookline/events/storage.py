@@ -241,11 +241,16 @@ class EventStorage:
         several iterations at once, always in order. An iteration in which nothing was put has none.
         """
         with self._lock:
-            self._seal()
+            record = self._seal()
             self.iter += 1
-            if self._queue.num_waiting and self.iter % self._period == 0:
-                self._queue.start()
-            arrived = self._collect()
+            if record.batch is None and not self._sealed:
+                self.arrived_iter = self.iter
+                arrived = [] if record.is_empty() else [record.events()]
+            else:
+                self._sealed.append(record)
+                if self._queue.num_waiting and self.iter % self._period == 0:
+                    self._queue.start()
+                arrived = self._collect()
         self._tell(arrived)
         return arrived
 
@@ -368,11 +373,12 @@ class EventStorage:
         else:
             self._open.expect(kind, (key,), self._queue.put_array(tensor), self._queue.batch)
 
-    def _seal(self) -> None:
+    def _seal(self) -> Record:
+        """Return the record of this iteration, and begin the next one."""
         record, self._open = self._open, Record(self._flags)
         record.iteration, record.time_s = self.iter, time.time()
         self._owns_flags = False
-        self._sealed.append(record)
+        return record
 
     def _collect(self) -> list[Events]:
         """Return the events of the sealed iterations that are complete, up to the first that is not."""
