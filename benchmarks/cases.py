@@ -120,9 +120,9 @@ class Case:
 def _all() -> list[Case]:
     small = Case("mlp-small", "MLP 32-64-64-10", partial(MLP, 32, 64, 64, 10), partial(Points, 32))
     wide = Case("mlp-wide", "MLP 784-256-256-10", partial(MLP, 784, 256, 256, 10), partial(Points, 784))
-    wide = replace(wide, warmup_iters=200, num_iters=1000)
+    wide = replace(wide, warmup_iters=100, num_iters=700)
     deep = Case("mlp-deep", "MLP, 16 layers of 64", partial(MLP, *[64] * 16, 10), partial(Points, 64))
-    deep = replace(deep, warmup_iters=200, num_iters=1000)
+    deep = replace(deep, warmup_iters=100, num_iters=700)
     text = Case("char-gpt", "char-GPT, 2 layers of 64", _gpt, _Text, batch_size=16)
     text = replace(text, warmup_iters=20, num_iters=120)
     clipped = [

@@ -13,9 +13,9 @@ from benchmarks.session import Record
 
 __all__ = ["Row", "summarize"]
 
-CHECK_TOLERANCE = 1e-3
+CHECK_TOLERANCE = 1e-5
 """Largest relative difference of the loss after a short run: rounding is far below, a mistake far above."""
-FINAL_TOLERANCE = 0.25
+FINAL_TOLERANCE = 0.01
 """The same after the long run, over which rounding has grown; what does not learn is far above."""
 
 
@@ -82,7 +82,7 @@ def _row(records: list[Record], reference: list[Record]) -> Row:
         rounds=len({record.round for record in records if record.measured}),
         median_us=middle["mean_us"],
         p10_us=blocks[len(blocks) // 10],
-        ratio=median(ratios),
+        ratio=1.0 if name == REFERENCE else median(ratios),
         ratios=(min(ratios), max(ratios)),
         cpu_ratio=median(_ratios(records, "cpu_us") or [1.0]),
         overhead_us=median(overheads or [0.0]),
@@ -111,7 +111,7 @@ def _ratios_of_reference(reference: list[Record]) -> list[float]:
     """Return each reference run over the one before it in its round: what the machine itself moves by."""
     times = [(record.round, record.measured["mean_us"]) for record in reference]
     pairs = pairwise(times)
-    return [1.0, *(after / before for (one, before), (other, after) in pairs if one == other)]
+    return [after / before for (one, before), (other, after) in pairs if one == other] or [1.0]
 
 
 def _overhead(record: Record) -> float:
