@@ -114,14 +114,16 @@ class _Slots:
 
     def take(self, tensors: list[Tensor]) -> None:
         """Queue one operation that copies and converts 1-element ``tensors``, however many there are."""
-        tensors = [_plain(tensor) if tensor.requires_grad or tensor.dim() else tensor for tensor in tensors]
-        start = self.num_used
-        self.num_used += len(tensors)
+        for tensor in tensors:
+            if tensor.requires_grad or tensor.dim():
+                tensors = [tensor.detach().reshape(()) for tensor in tensors]
+                break
+        start, self.num_used = self.num_used, self.num_used + len(tensors)
         if len(tensors) == 1:
-            self._slots[start].copy_(tensors[0], non_blocking=True)
+            self._slots[start].copy_(tensors[0], True)
         else:
             # Unlike a stack, it converts each number from its own dtype, so all are exact.
-            torch._foreach_copy_(self._slots[start : self.num_used], tensors, non_blocking=True)
+            torch._foreach_copy_(self._slots[start : self.num_used], tensors, True)
 
     def used(self) -> Tensor:
         """Return the numbers taken, as they are until the next ``take``, which begins anew."""
@@ -138,10 +140,6 @@ class _Slots:
     def give_back(self, host_room: Tensor | None) -> None:
         """Take memory back whose copy has been read."""
         self._host_rooms.append(host_room)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(())
 
 
 Taken = tuple[Collection[str], Callable[[], list[float]], Batch]
@@ -164,23 +162,25 @@ class DeviceQueue:
         """Take 1-element tensors, all of one device at once unless there is no room for them."""
         tensors = list(named.values())
         device = tensors[0].device
-        if len(tensors) > 1 and any(tensor.device != device for tensor in tensors):
-            rest = dict(named)
-            same = {name: rest.pop(name) for name, tensor in named.items() if tensor.device == device}
-            return self.put_values(same) + self.put_values(rest)
+        for tensor in tensors:
+            if tensor.device != device:
+                return self._put_apart(named, [name for name in named if named[name].device == device])
         slots = self._slots.get(device)
         if slots is None:
             slots = self._slots[device] = _Slots(device)
-        if slots.num_used == NUM_SLOTS:
-            self.start()
-        start = slots.num_used
-        if start + len(tensors) > NUM_SLOTS:
-            rest = dict(named)
-            first = {name: rest.pop(name) for name in list(named)[: NUM_SLOTS - start]}
-            return self.put_values(first) + self.put_values(rest)
+        start, end = slots.num_used, slots.num_used + len(tensors)
+        if end > NUM_SLOTS:
+            if start == NUM_SLOTS:
+                self.start()
+                return self.put_values(named)
+            return self._put_apart(named, list(named)[: NUM_SLOTS - start])
         slots.take(tensors)
-        self.num_waiting += len(tensors)
-        return [(named, partial(self.batch.numbers, device, start, slots.num_used), self.batch)]
+        self.num_waiting += end - start
+        return [(named, partial(self.batch.numbers, device, start, end), self.batch)]
+
+    def _put_apart(self, named: dict[str, Tensor], first: list[str]) -> list[Taken]:
+        rest = dict(named)
+        return self.put_values({name: rest.pop(name) for name in first}) + self.put_values(rest)
 
     def put_array(self, tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
         """Take a tensor of any shape; return what reads it once its batch has arrived."""

@@ -28,12 +28,16 @@ class Lines:
         timings: list[str] = []
         for table in as_tables(events):
             stable, varying = self._layouts_of(table)
+            rows: Sequence[tuple[Any, ...]] = table.rows
+            # str() of a finite float is what JSON has for it, and a sum is finite only if all of it is.
+            if not math.isfinite(sum(map(sum, rows))):
+                rows = [tuple(json.dumps(_plain(value)) for value in row) for row in rows]
             if table.rest is not None and table.rest.texts:
                 metrics.append(_line_with_texts(table.rest))
             elif stable is not None:
-                metrics += stable.lines(table.rows)
+                metrics += stable.lines(rows)
             if varying is not None:
-                timings += varying.lines(table.rows)
+                timings += varying.lines(rows)
         return "".join(metrics).encode(), "".join(timings).encode()
 
     def _layouts_of(self, table: EventTable) -> tuple[_Layout | None, _Layout | None]:
@@ -66,9 +70,6 @@ class _Layout:
     def lines(self, rows: Sequence[tuple[Any, ...]]) -> list[str]:
         """Return a line for each row."""
         line, values = self._line, self._values
-        # str() of a finite float is what JSON has for it; the sum of a row is finite only if all of it is.
-        if not math.isfinite(sum(map(sum, rows))):
-            rows = [tuple(json.dumps(_plain(value)) for value in row) for row in rows]
         return [line % values(row) for row in rows]
 
 
