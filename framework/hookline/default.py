@@ -250,6 +250,7 @@ class DefaultTrainer(SimpleTrainer):
             clip_norm=train.clip_norm,
             max_skips=train.max_skips,
             compile=train.compile,
+            sync_check=train.sync_check,
             prefetch=train.prefetch,
         )
         self.max_iter = self._iterations("train.max_iter", train.max_iter)

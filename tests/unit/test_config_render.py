@@ -88,6 +88,7 @@ train:
   deterministic: false        # default
   compile: false              # default
   prefetch: true              # default
+  sync_check: 'off'           # default
   log_period: 20              # default
 hooks:
   - timer: false              # run.yaml:17

@@ -48,11 +48,23 @@ def _patterns(value: Any) -> list[str]:
     return patterns
 
 
+_SYNC_CHECKS = ("off", "warn", "error")
+
+
+def _sync_check(value: Any) -> str:
+    if value is False:  # how YAML reads a bare `off`
+        return "off"
+    if value not in _SYNC_CHECKS:
+        raise ValueError
+    return str(value)
+
+
 _RUN_NAME = _matching(r"\w[\w.-]*", "a name of letters, digits, '.', '_' and '-'", rf"^{WORD}({WORD}|[.-])*$")
 _TARGET = _matching(
     r".+[.:]\w+", "a target such as package.module:Name or ./file.py:Name", rf"^.+[.:]{WORD}+$"
 )
 _PLUGIN = _matching(r".+", "a plugin: its name, distribution:name or ./file.py:Name", "^.+$")
+_SYNC_CHECK = Rule(f"one of {', '.join(_SYNC_CHECKS)}", _sync_check, {"enum": [*_SYNC_CHECKS, False]})
 _PATTERNS = Rule(
     "a pattern of parameter names such as '*.bias', or a list of them",
     _patterns,
@@ -162,6 +174,7 @@ class Train:
         deterministic: Repeat a GPU run to the bit, at some cost.
         compile: Use ``torch.compile``; a mapping is passed to it as options.
         prefetch: Send batches to a GPU beside what it computes; on a CPU it has no effect.
+        sync_check: ``warn`` or ``error`` where the host waits for a GPU within an iteration.
         log_period: Iterations of one logging period.
     """
 
@@ -176,6 +189,7 @@ class Train:
     deterministic: bool = False
     compile: bool | dict[str, Any] = False
     prefetch: bool = True
+    sync_check: Annotated[Literal["off", "warn", "error"], _SYNC_CHECK] = "off"
     log_period: Annotated[int, Ge(1)] = 20
 
 

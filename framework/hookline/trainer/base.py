@@ -16,6 +16,7 @@ from hookline.hookspecs import HookBase
 from hookline.plugins import HookManager, load_states, states
 from hookline.trainer.cost import Cost
 from hookline.trainer.interrupts import Interrupts
+from hookline.trainer.sync_check import SyncCheck, SyncCheckMode, checking
 
 if TYPE_CHECKING:
     from hookline.delivery import Delivery, Gap
@@ -58,6 +59,9 @@ class TrainerBase:
         reason: Why it was stopped, paused or failed.
         log_period: Writers, and ranks among themselves, are told every so many iterations.
         stop_at: Pause when so many iterations are done; None never does.
+        sync_check: What happens when the host waits for a CUDA device within an iteration: ``off`` is
+            nothing, at no cost; ``warn`` logs each plugin, hook and line that waits, once; ``error`` ends
+            the run at the first. The first iteration is not checked.
     """
 
     def __init__(self) -> None:
@@ -69,6 +73,7 @@ class TrainerBase:
         self._run_dir: Path | None = None
         self.log_period = 20
         self.stop_at: int | None = None
+        self.sync_check: SyncCheckMode = "off"
         self.evaluations: dict[str, Evaluation] = {}
         """What runs at the end of training, and when requested, by name; hooks add to it."""
         self.checkpointer: Checkpointer | None = None
@@ -88,6 +93,7 @@ class TrainerBase:
         self._saved_rng: list[Any] | None = None
         self._fired_after_backward = False
         self._num_ranks = 1
+        self._check: SyncCheck | None = None
 
     @property
     def run_dir(self) -> Path | None:
@@ -145,8 +151,9 @@ class TrainerBase:
                 if self._saved_rng is not None:
                     rng.restore(self._saved_rng[distributed.rank()])
                     self._saved_rng = None
-                while self.status == "running" and self.iter < self.max_iter:
-                    self._run_iteration()
+                with checking(self) as self._check:
+                    while self.status == "running" and self.iter < self.max_iter:
+                        self._run_iteration()
                 if self.status == "running":
                     self.status = "finished"
             except BaseException as raised:
@@ -262,7 +269,11 @@ class TrainerBase:
         hooks, is_first = self.hooks, self.iter == self.start_iter
         weight = self._cost.begin(self.iter, is_first, hooks)
         hooks.call("before_step", weight=weight, trainer=self)
-        self.run_step()
+        if self._check is None:
+            self.run_step()
+        else:
+            with self._check.run_step():
+                self.run_step()
         if is_first:
             self._check_after_backward()
         hooks.call("after_step", weight=weight, trainer=self)

@@ -18,6 +18,7 @@ from hookline.events import Events
 from hookline.kernel import StepKernel
 from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
+from hookline.trainer.sync_check import SyncCheckMode
 from hookline.trainer.weights import load_weights
 
 __all__ = ["SimpleTrainer"]
@@ -41,6 +42,7 @@ class SimpleTrainer(TrainerBase):
         clip_norm: Largest global gradient norm; 0 does not clip.
         max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
         compile: ``torch.compile`` the model; a mapping gives its arguments.
+        sync_check: What happens when the host waits for a CUDA device; see ``TrainerBase.sync_check``.
         prefetch: Send batches to a CUDA device beside what it computes; on a CPU there is nothing to send.
 
     Attributes:
@@ -60,9 +62,11 @@ class SimpleTrainer(TrainerBase):
         clip_norm: float = 0.0,
         max_skips: int = 0,
         compile: bool | Mapping[str, Any] = False,
+        sync_check: SyncCheckMode = "off",
         prefetch: bool = True,
     ) -> None:
         super().__init__()
+        self.sync_check = sync_check
         if max_skips < 0:
             raise RunError(f"max_skips: expected a whole number >= 0, got {max_skips}.")
         optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
