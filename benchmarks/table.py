@@ -40,7 +40,8 @@ def _facts(facts: dict[str, Any]) -> str:
 
 def _overview(rows: Sequence[Row]) -> str:
     """Return, for each case, hookline over the bare loop and the best peer over hookline."""
-    lines = [_head("case", "hookline, usual set ÷ bare", "best peer ÷ hookline", "which")]
+    heads = "case", "hookline, usual set ÷ bare loop, fused", "each compiled where faster"
+    lines = [_head(*heads, "best peer ÷ hookline, usual set", "which")]
     for case in dict.fromkeys(row.case for row in rows):
         fair = {row.contender: row for row in rows if row.case == case and not row.differs and row.rounds}
         usual = fair.get("hookline-usual")
@@ -49,8 +50,17 @@ def _overview(rows: Sequence[Row]) -> str:
         peers = [row for name, row in fair.items() if CONTENDERS[name].kind == "peer"]
         best = min(peers, key=lambda row: row.ratio, default=None)
         other = [f"{best.ratio / usual.ratio:.2f}", _title(best)] if best else ["", ""]
-        lines.append(_cells(CASES[case].title, _ratio(usual), *other))
+        lines.append(_cells(CASES[case].title, _ratio(usual), _compiled(fair), *other))
     return "\n".join(lines) + "\n" if len(lines) > 1 else ""
+
+
+def _compiled(fair: dict[str, Row]) -> str:
+    """Return the faster of hookline as it is and compiled over the faster of the bare loop so."""
+    pairs = [("hookline-usual", "hookline-usual-compiled"), (REFERENCE, "bare-compiled")]
+    if not all(name in fair for names in pairs for name in names):
+        return ""
+    mine, bare = (min(fair[name].ratio for name in names) for names in pairs)
+    return f"{mine / bare:.2f}"
 
 
 def _table(rows: Sequence[Row], case: str) -> str:

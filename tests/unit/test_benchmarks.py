@@ -63,7 +63,7 @@ def test_a_contender_that_computes_something_else_does_not_count(odd):
     assert rows[-1].contender == "lightning"
     text = markdown(FACTS, rows, [], {})
     assert f"**does not count**: {by_name['lightning'].differs}" in text
-    assert "| MLP 32-64-64-10 | 1.82 (1.82 to 1.82) |  |  |" in text  # no peer that counts
+    assert "| MLP 32-64-64-10 | 1.82 (1.82 to 1.82) |  |  |  |" in text  # no peer that counts
 
 
 def test_a_contender_that_fails_is_shown_with_its_error():
