@@ -250,8 +250,9 @@ class DefaultTrainer(SimpleTrainer):
             clip_norm=train.clip_norm,
             max_skips=train.max_skips,
             compile=train.compile,
-            sync_check=train.sync_check,
+            kernel=train.kernel,
             prefetch=train.prefetch,
+            sync_check=train.sync_check,
         )
         self.max_iter = self._iterations("train.max_iter", train.max_iter)
         self.log_period = train.log_period

@@ -222,7 +222,7 @@ def test_an_option_may_be_called_name_or_options():
 
 KEYS = (
     "Options: max_iter, stop_at, device, threads, precision, accumulate, clip_norm, max_skips, "
-    "deterministic, compile, prefetch, sync_check, log_period"
+    "deterministic, compile, kernel, prefetch, sync_check, log_period"
 )
 SECTIONS = "Options: run, model, data, optimizer, schedule, train, hooks, writers, plugins, trainer"
 

@@ -87,6 +87,7 @@ train:
   max_skips: 0                # default
   deterministic: false        # default
   compile: false              # default
+  kernel: eager               # default
   prefetch: true              # default
   sync_check: 'off'           # default
   log_period: 20              # default

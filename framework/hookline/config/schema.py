@@ -173,6 +173,7 @@ class Train:
         max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
         deterministic: Repeat a GPU run to the bit, at some cost.
         compile: Use ``torch.compile``; a mapping is passed to it as options.
+        kernel: ``eager``; ``graph`` replays iterations as a CUDA graph; ``auto`` keeps the faster of the two.
         prefetch: Send batches to a GPU beside what it computes; on a CPU it has no effect.
         sync_check: ``warn`` or ``error`` where the host waits for a GPU within an iteration.
         log_period: Iterations of one logging period.
@@ -188,6 +189,7 @@ class Train:
     max_skips: Annotated[int, Ge(0)] = 0
     deterministic: bool = False
     compile: bool | dict[str, Any] = False
+    kernel: Literal["eager", "graph", "auto"] = "eager"
     prefetch: bool = True
     sync_check: Annotated[Literal["off", "warn", "error"], _SYNC_CHECK] = "off"
     log_period: Annotated[int, Ge(1)] = 20

@@ -5,6 +5,7 @@
     step      k forwards and backwards, then one optimizer update, or none
     backward  what Tensor.backward does, with less to look up
     update    the optimizer's update as one fused call
+    fused     torch's fused functions, and what they are called with
     buffers   what a forward changes besides gradients, and how it is undone
     graph     a whole iteration as one CUDA graph
     graphs    the device's side of that

@@ -72,6 +72,7 @@ class GraphKernel(StepKernel):
     Attributes:
         mode: ``graph`` or ``eager``; empty as long as nobody has chosen.
         forbidden: Why there may be no graph, for reasons that a kernel cannot know of.
+        watch: As given.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class GraphKernel(StepKernel):
         super().__init__(model, optimizer, **options)
         self.mode = "" if choose else "graph"
         self.forbidden = ""
-        self._watch, self._say = watch, say
+        self.watch, self._say = watch, say
         self._graphs = graphs or CudaGraphs(self.device)
         self._compile = options.get("compile", False)
         self._captured: _Captured | None = None
@@ -113,8 +114,8 @@ class GraphKernel(StepKernel):
         if captured is None:
             return super().step(batches)
         metrics = captured.run()
-        if self._watch is not None:
-            self._watch.renew()
+        if self.watch is not None:
+            self.watch.renew()
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class GraphKernel(StepKernel):
     def _choose(self, batches: list[Any]) -> None:
         """Run ``batches`` in both ways, leave everything as it was, and keep the faster way."""
         snapshot = Snapshot(self.model, self.optimizer, super().state_tensors())
-        with self._watch.discarding() if self._watch is not None else nullcontext():
+        with self.watch.discarding() if self.watch is not None else nullcontext():
             for _ in range(_WARM_UPS):
                 self._graphs.warm_up(lambda: StepKernel.step(self, batches))
             eager_s = self._graphs.seconds(lambda: StepKernel.step(self, batches), _NUM_TIMED)
@@ -236,7 +237,7 @@ class GraphKernel(StepKernel):
             return [*metrics], torch.stack([*metrics.values()])
 
         try:
-            with self._watch.recording() if self._watch is not None else nullcontext():
+            with self.watch.recording() if self.watch is not None else nullcontext():
                 (names, values), replay = self._graphs.capture(iterate)
         finally:
             was_changed = before.put_back()

@@ -12,52 +12,21 @@ noticed. The optimizer's state stays what it is without us: a plain loop can loa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter, is_
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim import optimizer as _of_all
+
+from hookline.kernel.fused import Bucket, bucket_of, fits, fused_function, may_fuse, option_names
 
 __all__ = ["Update"]
 
-_DEVICES = ("cpu", "cuda")
-_ADAM = (
-    "self grads exp_avgs exp_avg_sqs max_exp_avg_sqs state_steps lr beta1 beta2 weight_decay eps "
-    "amsgrad maximize grad_scale found_inf"
-)
-# The private functions, with the arguments they must take to be called here. Source: torch 2.6 to 2.13.
-_ARGUMENTS = {
-    "_fused_adam_": _ADAM,
-    "_fused_adamw_": _ADAM,
-    "_fused_sgd_": "self grads momentum_buffer_list weight_decay momentum lr dampening nesterov maximize "
-    "is_first_step grad_scale found_inf",
-}
-_FUNCTIONS = {Adam: "_fused_adam_", AdamW: "_fused_adamw_", SGD: "_fused_sgd_"}
 _is_sparse = attrgetter("is_sparse")
-
-
-@dataclass
-class _Bucket:
-    """Parameters of one group and dtype, which one call updates.
-
-    Args:
-        group: Their group in the optimizer; its options are read in every iteration.
-        params: The parameters.
-        places: Where their gradients stand among all.
-        state: Lists of their state, as the fused function takes them.
-        counted: The memory of their step counts.
-    """
-
-    group: dict[str, Any]
-    params: list[Tensor]
-    places: slice
-    state: list[list[Tensor]]
-    counted: list[Tensor]
 
 
 class Update:
@@ -77,9 +46,11 @@ class Update:
         self._groups: list[dict[str, Any]] = []
         self._listed: list[Tensor] = []
         self._kinds: list[tuple[dict[str, Any], list[Tensor]]] = []
-        self._bound: dict[tuple[int, ...] | None, list[_Bucket]] = {}
+        self._bound: dict[tuple[int, ...] | None, list[Bucket]] = {}
         self._held: list[Any] = []
-        self._call = _fused_function(optimizer)
+        self._call = fused_function(optimizer)
+        self._options = itemgetter(*option_names(optimizer))
+        self._obstacle = ""
         self._fused_here: list[dict[str, Any]] = []
         self._has_own_zero_grad = type(optimizer).zero_grad is not Optimizer.zero_grad
         self.begin()
@@ -124,6 +95,8 @@ class Update:
             skip: Where it is a tensor, 0-D float32, it is 0 or 1, and the host waits for it only if the
                 optimizer has no fused form.
         """
+        # torch's schedulers look for it, and would warn of a step that was left out on purpose.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
         if skip is True:
             return
         found_inf = skip if isinstance(skip, Tensor) else None
@@ -139,31 +112,28 @@ class Update:
         for bucket in buckets:
             for counts in bucket.counted:  # Before, since the update depends on it; not if it is skipped.
                 counts.add_(amount)
-            self._update(bucket, grads[bucket.places], scale, found_inf)
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # What torch's schedulers look for.
+            lr = self.lrs.get(id(bucket.group), bucket.group["lr"])
+            part = grads[bucket.places] if len(buckets) > 1 else grads
+            self._call(  # type: ignore[misc]
+                bucket.params,
+                part,
+                *bucket.state,
+                lr=lr,
+                grad_scale=scale,
+                found_inf=found_inf,
+                **bucket.options,
+            )
 
     def obstacle(self) -> str:
         """Return why `apply` must leave the update to ``optimizer.step()``; nothing where it need not."""
-        optimizer, kind = self.optimizer, type(self.optimizer).__name__
+        kind = type(self.optimizer).__name__
         if self._call is None:
             return f"{kind} has no fused form here"
-        if not all(map(_fits, self._groups)):
-            return f"{kind} with these options has no fused form"
-        if not self._has_one_device:
-            return f"the parameters of {kind} are on several devices"
-        if len(self.params) != len(self._listed):  # torch updates it twice.
-            return f"a parameter of {kind} is listed twice"
-        own = vars(optimizer).get("step")
-        if (
-            optimizer._optimizer_step_pre_hooks
-            or optimizer._optimizer_step_post_hooks
-            or _of_all._global_optimizer_pre_hooks
-            or _of_all._global_optimizer_post_hooks
-            # torch's schedulers put a wrapper there that only notes the call.
-            or (own is not None and not hasattr(own, "_wrapped_by_lr_sched"))
-        ):
+        if self._is_watched():
             return f"the step of {kind} has hooks"
-        return ""
+        if not _are_same(self._holding(), self._held):
+            self._look()
+        return self._obstacle
 
     def identity(self) -> list[int]:
         """Return what differs when groups, parameters or state became others."""
@@ -191,7 +161,7 @@ class Update:
 
     def _gather(self) -> None:
         """Sort the parameters by group, dtype and device, each once; turn ``fused`` on where it may be."""
-        if self._call is not None and all(map(_may_fuse, self._groups)):
+        if self._call is not None and all(map(may_fuse, self._groups)):
             # A new group begins with the defaults.
             self._fused_here = [*self._groups, self.optimizer.defaults]
             for options in self._fused_here:
@@ -207,6 +177,7 @@ class Update:
         self._kinds = [(group, [*params.values()]) for group, params in kinds.values()]
         self.params = [p for _, params in self._kinds for p in params]
         self._bound.clear()
+        self._held = []
         dtypes = {p.dtype for p in self.params}
         self._has_double = torch.float64 in dtypes
         self._has_one_device = len({p.device for p in self.params}) == 1
@@ -229,30 +200,51 @@ class Update:
             return divisor.float()
         return self._scale.fill_(divisor) if divisor != 1 else None
 
-    def _buckets(self, grads: list[Tensor]) -> list[_Bucket] | None:
+    def _is_watched(self) -> bool:
+        """Return whether somebody wants to know of each ``optimizer.step()``, or has replaced it."""
+        optimizer = self.optimizer
+        own = vars(optimizer).get("step")
+        return bool(
+            optimizer._optimizer_step_pre_hooks
+            or optimizer._optimizer_step_post_hooks
+            or _of_all._global_optimizer_pre_hooks
+            or _of_all._global_optimizer_post_hooks
+            # torch's schedulers put a wrapper there that only notes the call.
+            or (own is not None and not hasattr(own, "_wrapped_by_lr_sched"))
+        )
+
+    def _holding(self) -> list[Any]:
+        """Return what buckets are made from, to be compared by identity."""
+        states = self.optimizer.state.values()
+        return [*chain.from_iterable(map(dict.values, states)), *chain(*map(self._options, self._groups))]
+
+    def _look(self) -> None:
+        """Forget buckets, and find out whether these options and parameters may have any."""
+        self._held = self._holding()
+        self._bound.clear()
+        kind, self._obstacle = type(self.optimizer).__name__, ""
+        if not all(map(fits, self._groups)):
+            self._obstacle = f"{kind} with these options has no fused form"
+        elif not self._has_one_device:
+            self._obstacle = f"the parameters of {kind} are on several devices"
+        elif len(self.params) != len(self._listed):  # torch updates it twice.
+            self._obstacle = f"a parameter of {kind} is listed twice"
+
+    def _buckets(self, grads: list[Tensor]) -> list[Bucket] | None:
         """Return what to call the fused function on; None where only ``optimizer.step()`` does it right."""
         if self.obstacle():
             return None
         which: tuple[int, ...] | None = None  # all
         if len(grads) != len(self.params):
             which = tuple(i for i, p in enumerate(self.params) if p.grad is not None)
-        if not _are_same(self._holding(), self._held):
-            self._bound.clear()
         if which not in self._bound:
             buckets = self._bind(None if which is None else set(which))
-            held = self._holding()
-            if not _are_same(held, self._held):
-                self._held = held
-                self._bound.clear()
+            if not _are_same(self._holding(), self._held):  # State was begun, or step counts moved.
+                self._look()
             self._bound[which] = buckets
         return self._bound[which]
 
-    def _holding(self) -> list[Any]:
-        """Return what buckets are made from, to be compared by identity."""
-        flags = (bool(group.get(name)) for group in self._groups for name in ("amsgrad", "momentum"))
-        return [*chain.from_iterable(map(dict.values, self.optimizer.state.values())), *flags]
-
-    def _bind(self, which: set[int] | None) -> list[_Bucket]:
+    def _bind(self, which: set[int] | None) -> list[Bucket]:
         """Return the buckets of the parameters at ``which`` places; begin their state where there is none."""
         buckets = []
         start = place = 0
@@ -260,54 +252,9 @@ class Update:
             chosen = [p for i, p in enumerate(params, place) if which is None or i in which]
             place += len(params)
             if chosen:
-                state, counted = self._state_of(group, chosen)
-                buckets.append(_Bucket(group, chosen, slice(start, start + len(chosen)), state, counted))
+                buckets.append(bucket_of(self.optimizer, group, chosen, start))
                 start += len(chosen)
         return buckets
-
-    def _state_of(
-        self, group: dict[str, Any], params: list[Tensor]
-    ) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Return lists of the state of ``params``, and the memory of their step counts."""
-        names = _state_names(group)
-        if not names:
-            return [[]], []
-        states = [self.optimizer.state[p] for p in params]
-        for p, state in zip(params, states, strict=True):
-            for name in names:
-                # Zeros are what a first update starts from; also in SGD, where dampening is 0.
-                if state.get(name) is None:
-                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        lists = [[state[name] for state in states] for name in names]
-        if "betas" not in group:
-            return lists, []
-        steps = [state.get("step", 0.0) for state in states]
-        if not _share_memory(steps):
-            # Counted up by one operation instead of one each.
-            counts = [torch.as_tensor(step, dtype=torch.float32, device=params[0].device) for step in steps]
-            steps = list(torch.stack(counts).unbind())
-            for state, step in zip(states, steps, strict=True):
-                state["step"] = step
-        whole = steps[0]._base
-        counted = [whole] if whole is not None and whole.numel() == len(steps) else steps
-        return [*lists, *([[]] if len(lists) == 2 else []), steps], counted
-
-    def _update(
-        self, bucket: _Bucket, grads: list[Tensor], scale: Tensor | None, found_inf: Tensor | None
-    ) -> None:
-        group = bucket.group
-        options: dict[str, Any] = {"lr": self.lrs.get(id(group), group["lr"])}
-        if "betas" in group:
-            options["beta1"], options["beta2"] = group["betas"]
-            options |= {"eps": group["eps"], "amsgrad": group["amsgrad"]}
-        else:
-            options |= {"momentum": group["momentum"], "nesterov": group["nesterov"]}
-            options |= {"dampening": 0.0, "is_first_step": False}
-        assert self._call is not None
-        self._call(
-            bucket.params, grads, *bucket.state, **options, weight_decay=group["weight_decay"],
-            maximize=group["maximize"], grad_scale=scale, found_inf=found_inf,
-        )  # fmt: skip
 
     def _step(self, found_inf: Tensor | None) -> None:
         """Let the optimizer step as it does without us, unless ``found_inf`` is 1."""
@@ -321,8 +268,10 @@ class Update:
 
     def _seed_momentum(self) -> None:
         """Give a fused SGD the zeros that its first step needs: it would start from random memory."""
-        for group in self._groups:  # Reproduced on torch 2.13; no other fused optimizer has momentum.
-            for p in group["params"] if group.get("momentum") else ():
+        if not isinstance(self.optimizer, SGD):
+            return
+        for group in self._groups:  # Reproduced on torch 2.13.
+            for p in group["params"] if group["momentum"] else ():
                 if p.grad is not None and self.optimizer.state[p].get("momentum_buffer") is None:
                     self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
 
@@ -333,49 +282,9 @@ def divide(grads: list[Tensor], divisor: float | Tensor) -> None:
         torch._foreach_div_(grads, divisor)
 
 
-def _state_names(group: dict[str, Any]) -> tuple[str, ...]:
-    if "betas" not in group:
-        return ("momentum_buffer",) if group["momentum"] else ()
-    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
-
-
-def _share_memory(steps: Sequence[Any]) -> bool:
-    """Return whether all counts are parts of one tensor, so that they need no new one."""
-    bases = {id(getattr(step, "_base", None)) for step in steps}
-    return len(bases) == 1 and getattr(steps[0], "_base", None) is not None
-
-
-def _fits(group: dict[str, Any]) -> bool:
-    return bool(
-        group.get("fused")
-        and not group.get("differentiable")
-        and not group.get("dampening")
-        and not any(isinstance(beta, Tensor) for beta in group.get("betas", ()))
-    )
-
-
 def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     # == would compare tensors by their elements.
     return len(one) == len(other) and all(map(is_, one, other))
-
-
-def _may_fuse(group: dict[str, Any]) -> bool:
-    """Return whether nobody chose otherwise and torch's fused form takes the parameters."""
-    chosen = any(group.get(name) for name in ("foreach", "capturable", "differentiable", "dampening"))
-    return group["fused"] is None and not chosen and all(map(_is_ordinary, group["params"]))
-
-
-def _is_ordinary(p: Tensor) -> bool:
-    return p.device.type in _DEVICES and p.is_floating_point() and p.layout == torch.strided
-
-
-def _fused_function(optimizer: Optimizer) -> Callable[..., None] | None:
-    """Return torch's fused function for ``optimizer`` if this torch has it as it is called here."""
-    name = _FUNCTIONS.get(type(optimizer), "")  # A subclass may do something else in its step.
-    if not name or not hasattr(torch, name) or not hasattr(torch.ops.aten, name):
-        return None
-    known = [argument.name for argument in getattr(torch.ops.aten, name).default._schema.arguments]
-    return getattr(torch, name) if known == _ARGUMENTS[name].split() else None
 
 
 def _values(p: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,13 +15,16 @@ from hookline import distributed
 from hookline.errors import CheckpointError, NonFiniteError, RunError
 from hookline.evaluation import evaluate
 from hookline.events import Events
-from hookline.kernel import StepKernel
+from hookline.kernel import GraphKernel, StepKernel
 from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
+from hookline.trainer.forward_puts import ForwardPuts
 from hookline.trainer.sync_check import SyncCheckMode
 from hookline.trainer.weights import load_weights
 
 __all__ = ["SimpleTrainer"]
+
+_EVERY_ITERATION = ("before_step", "after_backward", "after_step")
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +45,10 @@ class SimpleTrainer(TrainerBase):
         clip_norm: Largest global gradient norm; 0 does not clip.
         max_skips: Updates in a row that may be skipped because a loss or gradient is not finite.
         compile: ``torch.compile`` the model; a mapping gives its arguments.
-        sync_check: What happens when the host waits for a CUDA device; see ``TrainerBase.sync_check``.
+        kernel: ``eager``; ``graph``, which replays iterations as a CUDA graph where nothing forbids it, and
+            says what does; or ``auto``, which measures first and keeps the faster of the two.
         prefetch: Send batches to a CUDA device beside what it computes; on a CPU there is nothing to send.
+        sync_check: What happens when the host waits for a CUDA device; see ``TrainerBase.sync_check``.
 
     Attributes:
         microbatches: The batches of the iteration that runs, as the loader gave them; for hooks to look at.
@@ -62,8 +67,9 @@ class SimpleTrainer(TrainerBase):
         clip_norm: float = 0.0,
         max_skips: int = 0,
         compile: bool | Mapping[str, Any] = False,
-        sync_check: SyncCheckMode = "off",
+        kernel: Literal["eager", "graph", "auto"] = "eager",
         prefetch: bool = True,
+        sync_check: SyncCheckMode = "off",
     ) -> None:
         super().__init__()
         self.sync_check = sync_check
@@ -81,17 +87,13 @@ class SimpleTrainer(TrainerBase):
         self.precision = precision
         self.accumulate = accumulate
         self.max_skips = max_skips
-        try:
-            self.kernel = StepKernel(
-                model,
-                optimizer,
-                precision=precision,
-                accumulate=accumulate,
-                clip_norm=clip_norm,
-                compile=compile,
-            )
-        except ValueError as error:  # the kernel knows torch and nothing else, not even our exceptions
-            raise RunError(str(error)) from error
+        options = {
+            "precision": precision,
+            "accumulate": accumulate,
+            "clip_norm": clip_norm,
+            "compile": compile,
+        }
+        self.kernel = _kernel(kernel, model, optimizer, options)
         on_cuda = prefetch and self.kernel.device.type == "cuda"
         self._feed = DeviceFeed(self.kernel.device) if on_cuda else None
         self._batches: Iterator[Any] | None = None
@@ -107,6 +109,8 @@ class SimpleTrainer(TrainerBase):
         """See `TrainerBase.train`; the model is in training mode from the first iteration."""
         self.model.train()
         self.kernel.after_backward = self.after_backward if self.hooks.implements("after_backward") else None
+        if isinstance(self.kernel, GraphKernel):
+            self.kernel.forbidden = self._unsafe_plugins()
         super().train(start_iter, max_iter)
 
     def run_step(self) -> None:
@@ -160,18 +164,16 @@ class SimpleTrainer(TrainerBase):
             NonFiniteError: With the iteration and its losses, on every rank.
         """
         for event in events:
-            values = {name: scalar.value for name, scalar in event.scalars.items() if not scalar.volatile}
             # The kernel reports a NaN norm, on every rank, exactly when it skipped for good reason.
-            if not math.isnan(values.get("grad_norm", 0.0)):
+            if not math.isnan(event.values.get("grad_norm", 0.0)):
                 self._num_skipped = 0
                 continue
+            values = {name: scalar.value for name, scalar in event.scalars.items() if not scalar.volatile}
             self._num_skipped += 1
             if self._num_skipped > self.max_skips:
                 shown = {name: values[name] for name in values if "loss" in name or name == "grad_norm"}
                 raise NonFiniteError(event.iteration, shown, self._num_skipped)
-            # It is so on every rank; a person need not read it more than once.
-            level = logging.WARNING if distributed.is_main() else logging.INFO
-            _log.log(level, "Iteration %d: loss or gradient not finite, update skipped.", event.iteration)
+            _say(f"Iteration {event.iteration}: loss or gradient not finite, update skipped.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after iteration ``iter``: the base's, model, optimizer, kernel and data."""
@@ -211,6 +213,24 @@ class SimpleTrainer(TrainerBase):
             self._batches = None
         super().load_state_dict(state)
 
+    def _unsafe_plugins(self) -> str:
+        """Return which plugins take part in an iteration in a way that no graph allows."""
+        implementing = {hook: self.hooks.implements(hook) for hook in _EVERY_ITERATION}
+        called = set().union(*implementing.values())
+        unsafe = [
+            name
+            for name in self.hooks.names()
+            if name in called and not getattr(self.hooks.get_plugin(name), "graph_safe", False)
+        ]
+        for names, what in (
+            (implementing["after_backward"], "implements after_backward"),
+            (unsafe, "does not declare graph_safe"),
+        ):
+            if names:
+                listed = ", ".join(f"{name!r} ({self.hooks.sources[name]})" for name in names)
+                return f"a plugin {what}: {listed}"
+        return ""
+
     def _next_batch(self) -> Any:
         if self._batches is not None:
             try:
@@ -239,6 +259,27 @@ class SimpleTrainer(TrainerBase):
                 group["lr"] *= changed["lr"] / before["lr"]
                 group["initial_lr"] = changed.pop("lr")
             group.update(changed)
+
+
+def _kernel(
+    mode: str, model: nn.Module, optimizer: torch.optim.Optimizer, options: Mapping[str, Any]
+) -> StepKernel:
+    """Return the kernel for ``mode``."""
+    if mode not in ("eager", "graph", "auto"):
+        raise RunError(f"kernel: expected 'eager', 'graph' or 'auto', got {mode!r}.")
+    try:  # The kernel knows torch and nothing else, not even our exceptions.
+        if mode == "eager":
+            return StepKernel(model, optimizer, **options)
+        kernel = GraphKernel(model, optimizer, choose=mode == "auto", say=_say, **options)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    kernel.watch = ForwardPuts(kernel.device)
+    return kernel
+
+
+def _say(line: str) -> None:
+    # It is so on every rank; a person need not read it more than once.
+    _log.log(logging.WARNING if distributed.is_main() else logging.INFO, "%s", line)
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
