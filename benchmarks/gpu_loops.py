@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -19,14 +20,10 @@ from hookline import HookBase, SimpleTrainer
 from hookline.hooks import PeriodicWriter, Progress, Schedule, Timer
 from hookline.schedules import Constant
 
-__all__ = ["Framework", "Loop", "Plain", "Setup", "Unavailable", "moved", "synchronize"]
+__all__ = ["Framework", "Loop", "Plain", "Setup", "moved", "synchronize"]
 
 NUM_PLUGINS = 20
 LOG_PERIOD = 20
-
-
-class Unavailable(RuntimeError):
-    """This version of hookline, or this device, has no such mode."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class Setup:
     Args:
         make: Returns a model and batches, always the same ones.
         compile: What ``torch.compile`` is given; None leaves the model as it is.
-        kernel: ``graph`` for the trainer's CUDA graph; empty leaves it to the trainer.
+        kernel: The trainer's ``eager``, ``graph`` or ``auto``.
+        prefetch: Whether the trainer sends batches to the device ahead.
         copies: How a plain loop brings a batch to the device: not at all, ``blocking`` or ``async``.
     """
 
@@ -46,7 +44,8 @@ class Setup:
     accumulate: int = 1
     clip_norm: float = 0.0
     compile: dict[str, Any] | None = None
-    kernel: str = ""
+    kernel: str = "eager"
+    prefetch: bool = True
     copies: str = ""
     lr: float = 1e-4
     extra_hooks: Sequence[Any] = field(default_factory=tuple)
@@ -61,6 +60,10 @@ class Loop(Protocol):
         """Train so many iterations more, and return the seconds that one took."""
         ...
 
+    def note(self) -> str:
+        """Return what a reader must know of how it ran."""
+        ...
+
 
 class Plain:
     """The loop that a good engineer writes: fused AdamW, a wait for the loss once in 20 iterations."""
@@ -70,7 +73,8 @@ class Plain:
         torch.manual_seed(0)
         self.model, batches = setup.make()
         self.batches = itertools.cycle(batches)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=setup.lr, fused=True)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=setup.lr, fused=True)
         forward = self.model if setup.compile is None else torch.compile(self.model, **setup.compile)
         self.forward: Callable[[Any], Tensor] = forward
         self.scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == "fp16")
@@ -87,16 +91,21 @@ class Plain:
         synchronize(self.setup.device)
         return (perf_counter() - start) / num_iters
 
+    def note(self) -> str:
+        return ""
+
     def iterate(self) -> Tensor:
         """Do one iteration; return its last loss, still on the device."""
         setup = self.setup
         for _ in range(setup.accumulate):
             with self._autocast():
-                loss = self.forward(self._next_batch()) / setup.accumulate
+                loss = self.forward(self._next_batch())
+                if setup.accumulate > 1:  # Else two kernels more, for nothing.
+                    loss = loss / setup.accumulate
             self.scaler.scale(loss).backward()
         if setup.clip_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), setup.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters, setup.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,29 +164,50 @@ class Framework:
         self.trainer.log_period = LOG_PERIOD
         self._folder = tempfile.TemporaryDirectory(prefix="benchmarks-")
         self.trainer.run_dir = Path(self._folder.name)
+        self._said = _Said()
         self.clock = _Clock(setup.device)
         empty = [Empty() for _ in range(NUM_PLUGINS)]
         hooks = [self.clock, Schedule(Constant()), Timer(), Progress(), PeriodicWriter(_writers())]
         self.trainer.register_hooks([*hooks, *empty, *setup.extra_hooks])
 
     def run(self, num_iters: int) -> float:
-        trainer = self.trainer
-        trainer.train(trainer.iter, trainer.iter + num_iters)
+        trainer, logger = self.trainer, logging.getLogger("hookline")
+        logger.addHandler(self._said)
+        try:
+            trainer.train(trainer.iter, trainer.iter + num_iters)
+        finally:
+            logger.removeHandler(self._said)
         return (self.clock.end - self.clock.start) / num_iters
+
+    def note(self) -> str:
+        """Return how the kernel ran, where it was asked for a graph."""
+        if self.setup.kernel == "eager":
+            return ""
+        reasons = "; ".join(dict.fromkeys(self._said.lines))
+        return f"ran as {self.trainer.kernel.mode or 'nothing'}{reasons and f' ({reasons})'}"
 
     def _options(self) -> dict[str, Any]:
         setup = self.setup
-        options = {
+        return {
             "precision": setup.precision,
             "accumulate": setup.accumulate,
             "clip_norm": setup.clip_norm,
             "compile": False if setup.compile is None else setup.compile or True,
+            "kernel": setup.kernel,
+            "prefetch": setup.prefetch,
         }
-        if not setup.kernel:
-            return options
-        if setup.device.type != "cuda":
-            raise Unavailable("a CUDA graph needs a CUDA device")
-        return {**options, "kernel": setup.kernel}
+
+
+class _Said(logging.Handler):
+    """Keeps what the kernel says of its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("train.kernel: "):
+            self.lines.append(record.getMessage().removeprefix("train.kernel: "))
 
 
 def _writers() -> dict[str, Any]:

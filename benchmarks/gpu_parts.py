@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks import gpu_models
-from benchmarks.gpu_loops import LOG_PERIOD, Framework, Loop, Plain, Setup, Unavailable
+from benchmarks.gpu_loops import LOG_PERIOD, Framework, Loop, Plain, Setup
 from benchmarks.gpu_models import Sizes
 from benchmarks.parts import put_scalar
 from hookline import HookBase, NonFiniteError
@@ -45,37 +45,47 @@ class Row:
 Make = Callable[[], Loop]
 
 
-def _in_turn(loops: dict[str, Make], warmup: int, num_iters: int, rounds: int) -> dict[str, Any]:
-    """Return the seconds of an iteration of every loop in every round, or what kept it from running."""
-    made: dict[str, Any] = {}
+@dataclass
+class _Timed:
+    """A loop, the seconds of its iterations in each round, and what kept it from running, if anything."""
+
+    loop: Loop | None = None
+    seconds: list[float] = field(default_factory=list)
+    error: str = ""
+
+
+def _in_turn(loops: dict[str, Make], warmup: int, num_iters: int, rounds: int) -> dict[str, _Timed]:
+    """Time every loop in every round; one that cannot run does not take the others with it."""
+    found: dict[str, _Timed] = {}
     for name, make in loops.items():
+        found[name] = _Timed()
         try:
-            made[name] = make()
-            made[name].run(warmup)
-        except Exception as error:  # one that cannot run must not take the others with it
-            made[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    running = {name: loop for name, loop in made.items() if not isinstance(loop, str)}
-    seconds: dict[str, Any] = {name: [] for name in running}
+            found[name].loop = make()
+            found[name].loop.run(warmup)
+        except Exception as error:
+            found[name].error = f"did not run: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     for _ in range(rounds):
-        for name, loop in running.items():
-            seconds[name].append(loop.run(num_iters))
-    return {name: seconds.get(name, made[name]) for name in loops}
+        for timed in found.values():
+            if timed.loop is not None and not timed.error:
+                timed.seconds.append(timed.loop.run(num_iters))
+    return found
 
 
 def _rows(
-    part: str, seconds: dict[str, Any], reference: str, note: Callable[[float], str] = lambda s: ""
+    part: str, found: dict[str, _Timed], reference: str, more: Callable[[float], str] = lambda seconds: ""
 ) -> list[Row]:
     """Return a row for each loop, its time divided by that of ``reference`` in the same round."""
     rows = []
-    for name, found in seconds.items():
-        if isinstance(found, str):
-            rows.append(Row(part, name, note=f"did not run: {found}"))
+    for name, timed in found.items():
+        if timed.loop is None or timed.error:
+            rows.append(Row(part, name, note=timed.error))
             continue
-        value, ratio = f"{1e6 * median(found):,.0f} µs", ""
-        if not isinstance(seconds[reference], str):
-            ratios = [mine / its for mine, its in zip(found, seconds[reference], strict=True)]
-            ratio = f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        rows.append(Row(part, name, value, ratio, note(median(found))))
+        pairs = zip(timed.seconds, found[reference].seconds, strict=False)
+        ratios = [mine / its for mine, its in pairs] or [float("nan")]
+        ratio = f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        middle = median(timed.seconds)
+        notes = [note for note in (more(middle), timed.loop.note()) if note]
+        rows.append(Row(part, name, f"{1e6 * middle:,.0f} µs", ratio, "; ".join(notes)))
     return rows
 
 
@@ -87,9 +97,9 @@ def launch_bound(sizes: Sizes, device: torch.device) -> Iterator[Row]:
         for clip_norm in (0.0, 1.0):
             setup = Setup(partial(make, device), device, clip_norm=clip_norm, lr=1e-3)
             num_iters = max(sizes.short_iters // fewer, 2)
-            seconds = _in_turn(_modes(setup, sizes), num_iters // 5 + 2, num_iters, sizes.rounds)
+            found = _in_turn(_modes(setup, sizes), num_iters // 5 + 2, num_iters, sizes.rounds)
             clipped = ", clipped" if clip_norm else ""
-            yield from _rows(f"launch-bound, {title}{clipped}", seconds, "plain, eager")
+            yield from _rows(f"launch-bound, {title}{clipped}", found, "plain, eager")
 
 
 def _modes(setup: Setup, sizes: Sizes) -> dict[str, Make]:
@@ -120,9 +130,9 @@ def gpt(sizes: Sizes, device: torch.device) -> Iterator[Row]:
             "plain, compiled": partial(Plain, setup),
             "hookline, compiled": partial(Framework, setup),
         }
-        seconds = _in_turn(loops, 5, sizes.long_iters, sizes.rounds)
+        found = _in_turn(loops, 5, sizes.long_iters, sizes.rounds)
         speed = partial(_speed, sizes, batch_size, make()[0], device)
-        yield from _rows(f"GPT-2, bf16, batch {batch_size}", seconds, "plain, compiled", speed)
+        yield from _rows(f"GPT-2, bf16, batch {batch_size}", found, "plain, compiled", speed)
 
 
 def _speed(sizes: Sizes, batch_size: int, model: nn.Module, device: torch.device, seconds: float) -> str:
@@ -145,8 +155,8 @@ def half_precision(sizes: Sizes, device: torch.device) -> Iterator[Row]:
         "hookline, eager": partial(Framework, setup),
         "hookline, graph": partial(Framework, replace(setup, kernel="graph")),
     }
-    seconds = _in_turn(loops, 3, max(sizes.long_iters // 3, 2), sizes.rounds)
-    yield from _rows("fp16, 4 microbatches, clipped", seconds, "plain, GradScaler")
+    found = _in_turn(loops, 3, max(sizes.long_iters // 3, 2), sizes.rounds)
+    yield from _rows("fp16, 4 microbatches, clipped", found, "plain, GradScaler")
 
 
 def input_bound(sizes: Sizes, device: torch.device) -> Iterator[Row]:
@@ -155,10 +165,11 @@ def input_bound(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     loops: dict[str, Make] = {
         "plain, blocking copies": partial(Plain, replace(setup, copies="blocking")),
         "plain, asynchronous copies": partial(Plain, replace(setup, copies="async")),
-        "hookline, eager": partial(Framework, setup),
+        "hookline, prefetch": partial(Framework, setup),
+        "hookline, no prefetch": partial(Framework, replace(setup, prefetch=False)),
     }
-    seconds = _in_turn(loops, 5, 2 * sizes.long_iters, sizes.rounds)
-    yield from _rows("input-bound images", seconds, "plain, asynchronous copies")
+    found = _in_turn(loops, 5, 2 * sizes.long_iters, sizes.rounds)
+    yield from _rows("input-bound images", found, "plain, asynchronous copies")
 
 
 def storage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
@@ -198,14 +209,10 @@ def syncs(sizes: Sizes, device: torch.device) -> Iterator[Row]:
             _Window(middle + LOG_PERIOD, middle + LOG_PERIOD + sizes.sync_iters, lambda p=profiled: p),
         ]
         setup = Setup(partial(gpu_models.mlp, device), device, clip_norm=1.0, extra_hooks=hooks)
-        setup = replace(setup, compile=sizes.compile if mode == "compiled" else None)
-        try:
-            loop = Framework(replace(setup, kernel="graph" if mode == "graph" else ""))
-            loop.run(middle + 3 * LOG_PERIOD + sizes.sync_iters)
-        except (Unavailable, TypeError) as error:
-            yield Row(part, f"hookline, {mode}", note=f"did not run: {error}")
-            continue
-        yield Row(part, f"hookline, {mode}", _waits(warned, profiled), note=_first(warned))
+        loop = Framework(_in_mode(setup, mode, sizes))
+        loop.run(middle + 3 * LOG_PERIOD + sizes.sync_iters)
+        notes = [note for note in (_first(warned), loop.note()) if note]
+        yield Row(part, f"hookline, {mode}", _waits(warned, profiled), note="; ".join(notes))
     warned = []
     plain = Plain(Setup(partial(gpu_models.mlp, device), device))
     profiled = torch.profiler.profile(activities=_activities(device))
@@ -251,18 +258,21 @@ def bad_batch(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     """A batch with NaN in it: the weights must stay as they were, and the run must end within a period."""
     bad = 2 * LOG_PERIOD + 3
     for mode in _MODES:
-        setup = Setup(partial(_poisoned, device, bad), device, lr=1e-3)
-        setup = replace(setup, compile=sizes.compile if mode == "compiled" else None)
-        try:
-            told = Framework(replace(setup, kernel="graph" if mode == "graph" else ""))
-            until = Framework(replace(setup, kernel="graph" if mode == "graph" else ""))
-            until.run(bad)
-            yield Row("a NaN batch", f"hookline, {mode}", *_told(told, until.model, bad))
-        except (Unavailable, TypeError) as error:
-            yield Row("a NaN batch", f"hookline, {mode}", note=f"did not run: {error}")
+        setup = _in_mode(Setup(partial(_poisoned, device, bad), device, lr=1e-3), mode, sizes)
+        told, until = Framework(setup), Framework(setup)
+        until.run(bad)
+        value, note = _told(told, until.model, bad)
+        yield Row(
+            "a NaN batch", f"hookline, {mode}", value, note="; ".join(filter(None, (note, told.note())))
+        )
 
 
-def _told(loop: Framework, before: nn.Module, bad: int) -> tuple[str, str, str]:
+def _in_mode(setup: Setup, mode: str, sizes: Sizes) -> Setup:
+    compile = sizes.compile if mode == "compiled" else None
+    return replace(setup, compile=compile, kernel="graph" if mode == "graph" else "eager")
+
+
+def _told(loop: Framework, before: nn.Module, bad: int) -> tuple[str, str]:
     try:
         loop.run(10 * LOG_PERIOD)
     except NonFiniteError as error:
@@ -271,8 +281,8 @@ def _told(loop: Framework, before: nn.Module, bad: int) -> tuple[str, str, str]:
         equal = all(torch.equal(mine, its) for mine, its in pairs)
         weights = "weights equal to the bit" if equal else "WEIGHTS DIFFER"
         named = "" if error.iteration == bad else f"named iteration {error.iteration}, not {bad}"
-        return weights, "", f"reported {late} iterations later, period {LOG_PERIOD}{named and '; ' + named}"
-    return "NOT REPORTED", "", ""
+        return weights, f"reported {late} iterations later, period {LOG_PERIOD}{named and '; ' + named}"
+    return "NOT REPORTED", ""
 
 
 def _poisoned(device: torch.device, bad: int) -> tuple[nn.Module, Sequence[Any]]:
