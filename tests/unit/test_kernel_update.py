@@ -1,0 +1,234 @@
+"""Which way an update goes, and that every way is as right as the fused one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from hookline.kernel import StepKernel, backward, fused
+from hookline.kernel.update import Update
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, batch):
+        return mse_loss(self.last(torch.tanh(self.first(batch[0]))), batch[1])
+
+
+@pytest.fixture(autouse=True, params=["host", "device"])
+def _seeded(request, monkeypatch):
+    if request.param == "device":
+        monkeypatch.setattr("hookline.kernel.step._HOST_DEVICES", ())
+    torch.manual_seed(0)
+
+
+def batches(count):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(5, 3, generator=generator), torch.randn(5, 2, generator=generator)) for _ in range(count)
+    ]
+
+
+def train(model, optimizer, iterations, **options):
+    kernel = StepKernel(model, optimizer, **options)
+    metrics = [kernel.step([batch]) for batch in iterations]
+    return metrics, copy.deepcopy([model.state_dict(), optimizer.state_dict()])
+
+
+class Calls:
+    """Counts the calls of torch's fused function, which stands behind ``optimizer.step()`` too."""
+
+    def __init__(self, monkeypatch):
+        self.steps = 0
+        original = torch.optim.AdamW.step
+
+        def step(optimizer, *args):
+            self.steps += 1
+            return original(optimizer, *args)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+
+class TestFusedIsTurnedOn:
+    @pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+    def test_where_nobody_chose(self, cls):
+        model, other = Net(), Net()
+        other.load_state_dict(model.state_dict())
+        optimizer = cls(model.parameters(), lr=0.01)
+        ours = train(model, optimizer, batches(5))
+        theirs = train(other, cls(other.parameters(), lr=0.01, fused=True), batches(5))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        assert optimizer.param_groups[0]["fused"] is True
+
+    def test_for_a_group_that_is_added_later_too(self):
+        model = Net()
+        optimizer = torch.optim.AdamW(model.first.parameters(), lr=0.01)
+        kernel = StepKernel(model, optimizer)
+        kernel.step(batches(1))
+        optimizer.add_param_group({"params": list(model.last.parameters())})
+        kernel.step(batches(1))
+        assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+        assert not kernel._update.obstacle()
+
+    def test_again_after_the_state_of_a_plain_loop_was_loaded(self):
+        model = Net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        saved = copy.deepcopy(optimizer.state_dict())
+        kernel = StepKernel(model, optimizer)
+        optimizer.load_state_dict(saved)
+        kernel.step(batches(1))
+        assert optimizer.param_groups[0]["fused"] is True
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda p: torch.optim.AdamW(p, fused=False),
+            lambda p: torch.optim.AdamW(p, foreach=True),
+            lambda p: torch.optim.Adam(p, differentiable=True),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+            lambda p: torch.optim.Adagrad(p),
+            lambda p: type("Own", (torch.optim.AdamW,), {})(p),
+            lambda p: torch.optim.SGD([{"params": p[:1]}, {"params": p[1:], "foreach": True}], lr=0.1),
+        ],
+    )
+    def test_not_where_something_else_was(self, make):
+        optimizer = make(list(Net().parameters()))
+        before = [group["fused"] for group in optimizer.param_groups]
+        update = Update(optimizer)
+        assert [group["fused"] for group in optimizer.param_groups] == before
+        assert update.obstacle()
+
+    def test_not_for_sparse_gradients_which_torch_cannot_fuse(self):
+        model = nn.Embedding(10, 3, sparse=True)
+        model.forward = lambda words: nn.Embedding.forward(model, words).square().mean()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        kernel = StepKernel(model, optimizer)
+        before = model.weight.detach().clone()
+        kernel.step([torch.tensor([1, 1, 4])])
+        assert optimizer.param_groups[0]["fused"] is None
+        assert set((model.weight != before).any(1).nonzero().flatten().tolist()) == {1, 4}
+
+
+class TestWhoUpdates:
+    """The fused function where it can, ``optimizer.step()`` where somebody must see it or torch has another."""
+
+    def test_the_function_itself(self, monkeypatch):
+        calls, model = Calls(monkeypatch), Net()
+        train(model, torch.optim.AdamW(model.parameters()), batches(3))
+        assert calls.steps == 0
+
+    @pytest.mark.parametrize(
+        "watch",
+        [
+            lambda o: o.register_step_pre_hook(lambda *_: None),
+            lambda o: o.register_step_post_hook(lambda *_: None),
+            lambda o: setattr(o, "step", lambda original=o.step: original()),
+        ],
+    )
+    def test_step_where_it_is_watched_with_the_same_result(self, monkeypatch, watch):
+        calls, model, other = Calls(monkeypatch), Net(), Net()
+        other.load_state_dict(model.state_dict())
+        watched = torch.optim.AdamW(model.parameters())
+        watch(watched)
+        options = {"clip_norm": 0.1}
+        ours = train(model, watched, batches(3), **options)
+        assert calls.steps == 3
+        theirs = train(other, torch.optim.AdamW(other.parameters()), batches(3), **options)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+    def test_step_where_torch_has_other_arguments_with_the_same_result(self, monkeypatch):
+        model, other = Net(), Net()
+        other.load_state_dict(model.state_dict())
+        expected = train(other, torch.optim.AdamW(other.parameters()), batches(3))
+        monkeypatch.setitem(fused._ARGUMENTS, "_fused_adamw_", "self grads something_new")
+        calls = Calls(monkeypatch)
+        ours = train(model, torch.optim.AdamW(model.parameters(), fused=True), batches(3))
+        assert calls.steps == 3
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+    def test_torch_has_the_arguments_that_are_expected(self):
+        for cls in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+            assert fused.fused_function(cls(Net().parameters(), lr=0.1)) is not None
+
+
+class TestStepCounts:
+    def test_are_counted_up_by_one_operation_and_stay_each_parameters_own(self):
+        model = Net()
+        optimizer = torch.optim.AdamW(model.parameters())
+        kernel = StepKernel(model, optimizer)
+        for batch in batches(3):
+            kernel.step([batch])
+        steps = [state["step"] for state in optimizer.state.values()]
+        assert [float(step) for step in steps] == [3, 3, 3, 3]
+        assert len({step.untyped_storage().data_ptr() for step in steps}) == 1
+        (bucket,) = kernel._update._bound[None]
+        assert len(bucket.counted) == 1
+        model.first.requires_grad_(False)
+        kernel.step(batches(1))
+        assert [float(state["step"]) for state in optimizer.state.values()] == [3, 3, 4, 4]
+
+    def test_a_skipped_update_is_not_counted(self):
+        model = Net()
+        optimizer = torch.optim.AdamW(model.parameters())
+        kernel = StepKernel(model, optimizer)
+        kernel.step(batches(1))
+        kernel.step([(torch.full((5, 3), torch.nan), torch.zeros(5, 2))])
+        assert [float(state["step"]) for state in optimizer.state.values()] == [1, 1, 1, 1]
+
+
+class TestBackward:
+    def test_without_the_engine_it_is_the_same(self, monkeypatch):
+        model, other = Net(), Net()
+        other.load_state_dict(model.state_dict())
+        expected = train(other, torch.optim.SGD(other.parameters(), lr=0.1), batches(3))
+        monkeypatch.setattr(backward, "_engine", lambda has_threads: None)
+        ours = train(model, torch.optim.SGD(model.parameters(), lr=0.1), batches(3))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("has_threads", [False, True])
+    def test_this_torch_has_the_engine_that_is_expected(self, has_threads):
+        assert backward._engine(has_threads) is not None
+
+    def test_a_loss_of_another_class_does_it_in_its_own_way(self):
+        class Loss(torch.Tensor):
+            calls = []
+
+            def backward(self, *args, **kwargs):
+                self.calls.append(args)
+                return super().backward(*args, **kwargs)
+
+        class Own(Net):
+            def forward(self, batch):
+                return super().forward(batch).as_subclass(Loss)
+
+        model = Own()
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), batches(2))
+        assert len(Loss.calls) == 2
+
+
+class TestBuffers:
+    def test_a_module_that_comes_later_is_restored_too(self):
+        class Growing(Net):
+            def forward(self, batch):
+                x = self.norm(batch[0]) if hasattr(self, "norm") else batch[0]
+                return super().forward((x, batch[1]))
+
+        model = Growing()
+        kernel = StepKernel(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        kernel.step(batches(1))
+        model.norm = nn.BatchNorm1d(3, affine=False)
+        before = copy.deepcopy(model.state_dict())
+        kernel.step([(torch.full((5, 3), torch.nan), torch.zeros(5, 2))])
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+        kernel.step(batches(1))
+        assert model.norm.num_batches_tracked == 1
+        model.norm = nn.BatchNorm1d(3, affine=False)  # Another one in its place.
+        kernel.step([(torch.full((5, 3), torch.nan), torch.zeros(5, 2))])
+        assert model.norm.num_batches_tracked == 0
