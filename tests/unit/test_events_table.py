@@ -1,5 +1,8 @@
 """Many events as tables: nothing is lost, and what looks like a list of events is one."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -129,3 +132,11 @@ def test_flags_of_sealed_events_do_not_change_with_later_puts():
     (second,) = storage.step()
     assert first.scalars == {"a": Scalar(1.0)}
     assert second.scalars == {"a": Scalar(1.0, smoothing_hint=False), "b": Scalar(1.0, volatile=True)}
+
+
+@pytest.mark.parametrize(
+    "copy_of", [copy.copy, copy.deepcopy, lambda event: pickle.loads(pickle.dumps(event))]
+)
+def test_events_can_be_copied_and_sent_to_another_process(copy_of):
+    for event in told(8):
+        assert copy_of(event).to_state() == event.to_state()
