@@ -71,8 +71,10 @@ def _row(records: list[Record], reference: list[Record]) -> Row:
     good = [record.measured for record in records if record.measured]
     if not good:
         return Row(case, name, 0, error=records[-1].error)
-    middle = _medians(good)
-    bare = _medians([record.measured for record in reference if record.measured])
+    bares = [record.measured for record in reference if record.measured]
+    if not bares:
+        return Row(case, name, 0, error=f"{REFERENCE} did not run, with which it is compared")
+    middle, bare = _medians(good), _medians(bares)
     ratios = _ratios(records, "mean_us") or _ratios_of_reference(reference)
     overheads = [_overhead(record) for record in records if record.measured and record.around]
     blocks = sorted(block for measured in good for block in measured["blocks_us"])
@@ -111,7 +113,7 @@ def _ratios_of_reference(reference: list[Record]) -> list[float]:
     """Return each reference run over the one before it in its round: what the machine itself moves by."""
     times = [(record.round, record.measured["mean_us"]) for record in reference]
     pairs = pairwise(times)
-    return [after / before for (one, before), (other, after) in pairs if one == other] or [1.0]
+    return [1.0, *(after / before for (one, before), (other, after) in pairs if one == other)]
 
 
 def _overhead(record: Record) -> float:

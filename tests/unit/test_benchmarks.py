@@ -72,6 +72,15 @@ def test_a_contender_that_fails_is_shown_with_its_error():
     assert "| Ignite |  |  |  |  |  | failed: no / module |" in markdown(FACTS, summarize(records), [], {})
 
 
+def test_without_the_reference_nothing_is_compared():
+    records = [
+        Record("mlp-small", REFERENCE, 0, error="killed"),
+        Record("mlp-small", "ignite", 0, measured(1.0)),
+    ]
+    errors = {row.contender: row.error for row in summarize(records)}
+    assert errors == {REFERENCE: "killed", "ignite": "bare-fused did not run, with which it is compared"}
+
+
 def test_a_part_is_shown_by_its_median_and_range():
     records = [PartRecord("dispatch", {"20 empty plugins": value}) for value in (3.0, 1.0, 2.0)]
     text = markdown(FACTS, [], [*records, PartRecord("memory", error="killed")], {})
