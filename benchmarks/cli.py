@@ -55,6 +55,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         options.iterations,
         options.warmup,
         parts=options.parts or ([] if named else PARTS),
+        minutes=options.minutes,
         memory_iters=options.memory_iterations,
     )
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--contenders", nargs="+", metavar="NAME", help=f"default: all; {REFERENCE} always runs")
     add("--parts", nargs="+", metavar="PART", help="parts of an iteration alone (default: all)")
     add("--rounds", type=int, default=_ROUNDS, help=f"how often each runs (default: {_ROUNDS})")
+    add("--minutes", type=float, default=40, help="begin no round that would end later (default: 40)")
     add("--iterations", type=int, help="timed iterations (default: the case's own number)")
     add("--warmup", type=int, help="iterations before them (default: the case's own number)")
     add("--memory-iterations", type=int, default=_MEMORY_ITERS, help="of the long run (default: 10 million)")

@@ -45,6 +45,7 @@ class Settings:
         contenders: By name; None is all of them, and a few where a case is a variation of another.
         num_iters: Timed iterations, of every case; None is the case's own number.
         parts: Of an iteration, to be measured alone, by name.
+        minutes: Begin no round that would end later, as far as the rounds before it tell.
         memory_iters: How long the long run is whose memory is watched.
         reference_every: Run the reference anew after so many others: each is compared with the two around it.
     """
@@ -56,6 +57,7 @@ class Settings:
     warmup_iters: int | None = None
     reference_every: int = 3
     parts: Sequence[str] = ()
+    minutes: float = 40
     memory_iters: int = 10_000_000
 
 
@@ -162,6 +164,10 @@ def run_session(settings: Settings, say: Say) -> Session:
 
         try:
             for number in range(settings.rounds):
+                minutes = (perf_counter() - start) / 60
+                if number and minutes * (number + 1) / number > settings.minutes:
+                    say(f"{number} rounds took {minutes:.0f} minutes: no other is begun")
+                    break
                 for case in settings.cases:
                     for record in _round(case, number, settings, run):
                         session.records.append(record)

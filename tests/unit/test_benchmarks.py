@@ -126,12 +126,15 @@ def test_what_it_does_not_know_is_refused_before_anything_runs(arguments, said, 
 
 def test_a_part_is_run_and_written_beside_the_whole(tmp_path, capsys):
     """A real session, the smallest: both train the same model on the same data to the same loss."""
-    arguments = "--cases mlp-small --contenders hookline-usual --rounds 1 --iterations 20 --warmup 3"
+    arguments = (
+        "--cases mlp-small --contenders hookline-usual --rounds 2 --iterations 20 --warmup 3 --minutes 0"
+    )
     assert cli.main([*arguments.split(), "--results", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "partial.json").read_text())
     rows = {row["contender"]: row for row in result["rows"]}
     assert rows.keys() == {REFERENCE, "hookline-usual"}
     assert not rows["hookline-usual"]["differs"]
+    assert rows["hookline-usual"]["rounds"] == 1  # no time for another
     assert rows["hookline-usual"]["check_loss"] == pytest.approx(rows[REFERENCE]["check_loss"], rel=1e-5)
     assert rows["hookline-usual"]["median_us"] > 0
     assert result["command"] == f"python -m benchmarks {arguments}"  # not where it was written
