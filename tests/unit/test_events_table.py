@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hookline import Events, EventStorage, EventTable, Histogram, Scalar, as_tables
+from hookline.checkpoint import decode, encode
 from hookline.events.table import EventLog
 
 HISTOGRAM = Histogram(np.ones(1, np.int64), np.arange(2.0), 1, 0.0, 1.0, 0.5, 0.25)
@@ -104,6 +105,22 @@ def test_tables_of_a_log_are_not_made_again():
     log = EventLog.of(told())
     assert as_tables(log) is log.tables
     assert isinstance(log.tables[0], EventTable)
+
+
+def test_a_log_is_the_same_after_a_checkpoint():
+    storage = EventStorage(start_iter=100)
+    storage.put_scalars({"nan": float("nan"), "inf": float("inf"), "tiny": 5e-324, "third": 1 / 3})
+    storage.put_image("x", np.full((1, 2, 2), 7, np.uint8))
+    log = EventLog.of([*told(), *storage.step()])
+    restored = EventLog.from_state(decode(*encode(log.to_state())))
+    for one, two in zip(log, restored, strict=True):
+        np.testing.assert_equal(two.to_state(), one.to_state())
+
+
+def test_the_state_of_a_log_grows_by_few_nodes():
+    state = EventLog.of(told(400)).to_state()
+    assert len(state["tables"]) < 8
+    assert sum(len(table["rows"]) for table in state["tables"]) + len(state["rest"]) == 400
 
 
 # -- events, which a log makes when somebody looks -------------------------------------------------

@@ -195,7 +195,7 @@ class Delivery:
         self.storage.drain()
         self._hand_over()
         # What several writers have not acknowledged are the same tables in all of them.
-        states: dict[int, list[dict[str, Any]]] = {}
+        states: dict[tuple[int, ...], dict[str, Any]] = {}
         state = {name: worker.state_dict(states) for name, worker in self._workers.items()}
         for worker in self._workers.values():
             worker.wake()

@@ -17,7 +17,7 @@ from typing import Any
 from hookline.catalog import normalized
 from hookline.delivery.gap import Gap
 from hookline.errors import HooklineError, Problem, WriterError
-from hookline.events import Events, EventWriter, Run
+from hookline.events import EventWriter, Run
 from hookline.events.table import EventLog
 
 __all__ = ["Worker"]
@@ -178,18 +178,18 @@ class Worker:
         with self._changed:
             return self._past_gaps + ([self._gap] if self._gap is not None else [])
 
-    def state_dict(self, states: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    def state_dict(self, states: dict[tuple[int, ...], dict[str, Any]]) -> dict[str, Any]:
         """Return its position, what follows it, and its gaps; ``states`` are those of tables by identity."""
         with self._changed:
             tables = [table for log in self._pending for table in log.tables]
-            for table in tables:
-                if id(table) not in states:
-                    states[id(table)] = [events.to_state() for events in table.events()]
+            key = tuple(map(id, tables))
+            if key not in states:
+                states[key] = EventLog(tables).to_state()
             return {
                 "position": self._position,
                 "version": self.writer.state_version,
                 "use": self.use,
-                "pending": [state for table in tables for state in states[id(table)]],
+                "pending": states[key],
                 "gaps": [asdict(gap) for gap in self.gaps()],
             }
 
@@ -198,8 +198,8 @@ class Worker:
         is_same = _is_same_use(state.get("use", self.use), self.use)
         if is_same and state.get("version", 1) == self.writer.state_version:
             self._position = state["position"]
-        if state["pending"]:
-            pending = EventLog.of(map(Events.from_state, state["pending"]))
+        pending = EventLog.from_state(state["pending"])
+        if pending:
             self._pending.extend(pending.split(MAX_EVENTS_PER_CALL))
             self._pending_bytes = pending.num_bytes
         self._past_gaps = [Gap(**gap) for gap in state["gaps"]]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from hookline.events.records import Events
 
 __all__ = ["EventLog", "EventTable", "as_tables"]
@@ -113,6 +115,40 @@ class EventLog(Sequence[Events]):
                 start += len(part.rows)
                 left -= len(part.rows)
         return [EventLog(part) for part in parts]
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the events as JSON values and arrays, for a checkpoint: one array for all rows alike."""
+        rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        rest = []
+        for table in self.tables:
+            if table.rest is not None:
+                rest.append(table.rest.to_state())
+            else:
+                flags = tuple(table.flags[name] for name in table.names)
+                rows.setdefault((table.names, flags), []).extend(table.rows)
+        tables = [
+            {
+                "names": list(names),
+                "flags": [list(each) for each in flags],
+                "rows": np.array(alike, np.float64),
+            }
+            for (names, flags), alike in rows.items()
+        ]
+        return {"tables": tables, "rest": rest}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> EventLog:
+        """Return the log that ``to_state`` was called on."""
+        events = [Events.from_state(each) for each in state["rest"]]
+        for table in state["tables"]:
+            names = table["names"]
+            flags = {
+                name: (hint, volatile) for name, (hint, volatile) in zip(names, table["flags"], strict=True)
+            }
+            for iteration, time_s, *numbers in np.asarray(table["rows"], np.float64).tolist():
+                values = dict(zip(names, numbers, strict=True))
+                events.append(Events.of_values(int(iteration), time_s, values, flags))
+        return cls.of(sorted(events, key=lambda event: event.iteration))
 
     def first_iteration(self) -> int:
         """Return the iteration of the first events."""

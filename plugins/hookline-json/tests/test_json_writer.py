@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from hookline import Delivery, Events, EventStorage, Run, RunError, Scalar, WriterError
+from hookline.checkpoint import decode, encode
 from hookline_json import JSONWriter
 
 
@@ -287,7 +288,7 @@ def test_a_run_killed_and_resumed_writes_the_same_bytes(tmp_path, flushed):
     killed.flush()
     train(storage, 12 - flushed)
     storage.put_scalar("note", 1.0)
-    delivery_state, storage_state = json.loads(json.dumps(killed.state_dict())), storage.state_dict()
+    delivery_state, storage_state = decode(*encode(killed.state_dict())), storage.state_dict()
     train(storage, 9)
     killed.flush()
 
