@@ -138,14 +138,14 @@ class StepKernel:
         # At the start, so that an after_step hook still finds the gradients.
         self._update.begin()
         metrics, num_items = self._forward_backward(microbatches)
+        total_loss = metrics["total_loss"]
         with torch.no_grad():
-            divisor = self._divisor(metrics["total_loss"], num_items)
+            divisor = self._divisor(total_loss, num_items)
             if self.after_backward is not None:
                 divide(self._update.gradients(), divisor)
                 divisor = 1.0
                 with torch.enable_grad():
                     self.after_backward()
-            total_loss = metrics["total_loss"]
             if isinstance(num_items, Tensor) or num_items != 1:
                 metrics = {name: total / num_items for name, total in metrics.items()}
             if self._scale is not None:
@@ -155,7 +155,8 @@ class StepKernel:
             norm = norm / divisor if isinstance(divisor, Tensor) or divisor != 1 else norm
             metrics["grad_norm"], skip = self._judge(total_loss, norm)
             if self.clip_norm > 0:
-                divisor = divisor * self._excess(norm)
+                excess = self._excess(norm)
+                divisor = divisor * excess if isinstance(divisor, Tensor) or divisor != 1 else excess
             self._update.apply(grads, divisor, skip)
             self._buffers.restore(skip)
             self._adapt_scale(skip)
@@ -240,9 +241,10 @@ class StepKernel:
             if self._reads:
                 is_finite = math.isfinite(norm.item()) and math.isfinite(total_loss.item())
                 return norm if is_finite else torch.full_like(norm, torch.nan), not is_finite
-            # 0, or NaN: a sum and a norm hand on every NaN and inf, so these two speak for all others.
-            zero = total_loss.to(norm.dtype) * 0 + norm * 0
-            return norm + zero, (zero != 0).float()
+            # A sum and a norm hand on every NaN and inf, so these two speak for all others: 0, or NaN.
+            both = norm + total_loss
+            zero = both - both
+            return (norm + zero).to(norm.dtype), (zero != 0).float()
         flags = torch.stack([~torch.isfinite(total_loss), ~torch.isfinite(norm)]).float()
         if self._group is not None:  # A rank that skips alone would differ from the others ever after.
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
