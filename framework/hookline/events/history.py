@@ -33,18 +33,17 @@ class History:
 
     def update(self, value: float, iteration: int) -> None:
         """Add the value of ``iteration``, or replace it if there is one."""
-        last = self._last_iter
-        if iteration > last:
+        if iteration > self._last_iter:
             self._last_iter = iteration
-            self._num += 1
-            self._mean_before = self._mean
+            self._num = num = self._num + 1
+            self._mean_before = before = self._mean
+            self._mean = before + (value - before) / num
             self._values.append((value, iteration))
-        elif iteration == last:
+        elif iteration == self._last_iter:
             self._values[-1] = (value, iteration)
+            self._mean = self._mean_before + (value - self._mean_before) / self._num
         else:
             self._insert(value, iteration)
-            return
-        self._mean = self._mean_before + (value - self._mean_before) / self._num
 
     def latest(self) -> float:
         """Return the value of the last iteration that has one."""
