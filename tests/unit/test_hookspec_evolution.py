@@ -123,6 +123,15 @@ def test_a_new_implementation_is_given_what_the_caller_passes(default):
 
 
 @pytest.mark.usefixtures("seconds_added")
+def test_a_default_is_passed_after_a_plugin_that_was_switched_off_too():
+    seen, manager = [], HookManager()
+    manager.add(plugin_with(lambda self: 1 / 0), "off", on_error="disable")
+    manager.add(plugin_with(lambda self, seconds: seen.append(seconds)), "plugin")
+    manager.call("after_step", trainer=TRAINER)
+    assert seen == [0.5]
+
+
+@pytest.mark.usefixtures("seconds_added")
 def test_who_raised_is_named_where_a_default_was_passed():
     manager = HookManager()
     manager.add(plugin_with(lambda self, seconds: 1 / (seconds - 0.5)), "plugin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from time import perf_counter
@@ -14,8 +14,9 @@ import pluggy
 
 from hookline.errors import add_note, notes
 from hookline.hookspecs import HookSpecs
-from hookline.plugins.implementation import TRAINER, HookCall, Implementation, PlannedCall, spec_defaults
+from hookline.plugins.implementation import HookCall, Implementation, spec_defaults
 from hookline.plugins.lint import HOOK_NAMES
+from hookline.plugins.straight import Straight
 
 __all__ = ["Dispatcher"]
 
@@ -32,8 +33,8 @@ _log = logging.getLogger(__name__)
 class Dispatcher(pluggy.PluginManager):
     """Calls hooks as pluggy does, and names the plugin in an exception, measures it, and forgives it.
 
-    Where no wrapper is among the implementations of a hook and nobody watches, its call is a walk along a
-    list made beforehand; else it is `_walk`, which does the same for whatever there may be.
+    Where no wrapper is among the implementations of a hook and nobody watches, they are called `Straight`;
+    else by `_walk`, which does the same for whatever there may be.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,8 @@ class Dispatcher(pluggy.PluginManager):
         self._num_failures: Counter[str] = Counter()
         self._defaults = spec_defaults()
         self._implementations: dict[str, list[Implementation]] = {hook: [] for hook in HOOK_NAMES}
-        self._plans: dict[str, list[PlannedCall] | None] = {hook: [] for hook in HOOK_NAMES}
+        self._straight: dict[str, Straight | None] = {}
+        self._plan()
 
     @property
     def seconds(self) -> dict[str, dict[str, float]]:
@@ -105,40 +107,36 @@ class Dispatcher(pluggy.PluginManager):
     def call(self, hook: str, *, weight: int = 0, **offered: Any) -> None:
         """Call ``hook`` of every plugin; the first exception ends it, with a note of who raised it.
 
-        Costs 0.05 µs for each implementation, 0.2 µs where it is measured, and nothing that matters where
+        Costs 0.03 µs for each implementation, 0.2 µs where it is measured, and nothing that matters where
         there is none.
 
         Args:
             hook: A hook's name.
             weight: Add the time that each plugin takes to ``seconds`` so many times: 0 measures nothing,
                 16 suits a caller that measures one call in 16.
-            offered: The arguments of the spec; each implementation gets those it names.
+            offered: The arguments of the spec, all of them; each implementation gets those it names.
         """
-        plan = self._plans[hook]
-        if not plan:
-            if plan is None:
-                self._call_watched(hook, offered, weight)
+        straight = self._straight[hook]
+        if straight is None:
+            self._call_watched(hook, offered, weight)
             return
-        if hook in self._defaults:
-            offered = {**self._defaults[hook], **offered}
-        # The list is replaced, never changed, when plugins come and go, so those of this call stay as they
-        # are; and after an exception the iterator stands where the rest begins.
-        rest: Iterator[PlannedCall] = self._measured(plan, weight) if weight else iter(plan)
-        implementation = plan[0][2]
-        while True:
-            try:
-                for function, takes, implementation in rest:  # noqa: B007 - who failed, below
-                    if takes is None:
-                        function()
-                    elif takes == TRAINER:
-                        function(offered[TRAINER])
-                    else:
-                        function(*[offered[name] for name in takes])
-                return
-            except BaseException as error:
-                self._name(implementation, offered, error)
-                if not self._forgiven(implementation.plugin, error):
-                    raise
+        if not straight.implementations:
+            return
+        try:
+            if weight:
+                self._call_timed(straight, offered, weight)
+            else:
+                straight.run(**offered)
+        except BaseException as error:
+            left = straight.left(error)
+            if not left:
+                raise
+            self._name(left[0], offered, error)
+            if not self._forgiven(left[0].plugin, error):
+                raise
+        else:
+            return
+        self._walk(left[1:], {**self._defaults.get(hook, {}), **offered}, weight, None)
 
     def call_each(self, hook: str, **offered: Any) -> list[BaseException]:
         """Call ``hook`` of every plugin, each in its own try; return what they raised, with a note each."""
@@ -147,12 +145,28 @@ class Dispatcher(pluggy.PluginManager):
         return errors
 
     def _plan(self) -> None:
-        """Prepare the calls of every hook whose implementations can be called one after the other."""
+        """Prepare the calls of every hook; a call that runs meanwhile goes on with what it began with."""
         for hook, implementations in self._implementations.items():
             is_seen = bool(self._monitors or (implementations and self._watches))
             has_wrapper = any(implementation.wrapper for implementation in implementations)
-            planned = [implementation.planned for implementation in implementations]
-            self._plans[hook] = None if is_seen or has_wrapper else planned
+            straight = Straight(hook, implementations, self._defaults.get(hook, {}))
+            self._straight[hook] = None if is_seen or has_wrapper else straight
+
+    def _call_timed(self, straight: Straight, offered: Mapping[str, Any], weight: int) -> None:
+        totals, sample = self._totals, self.sample
+        times: list[float] = []
+        start = perf_counter()
+        try:
+            straight.run_timed(_times=times, _clock=perf_counter, **offered)
+        except BaseException:
+            times.append(perf_counter())
+            raise
+        finally:
+            for implementation, end in zip(straight.implementations, times, strict=False):
+                key, seconds = implementation.key, end - start
+                totals[key] += weight * seconds
+                sample[key] += seconds
+                start = end
 
     def _call_watched(
         self, hook: str, offered: Mapping[str, Any], weight: int, errors: list[BaseException] | None = None
@@ -175,7 +189,7 @@ class Dispatcher(pluggy.PluginManager):
 
     def _walk(
         self,
-        implementations: list[Implementation],
+        implementations: Sequence[Implementation],
         offered: Mapping[str, Any],
         weight: int,
         errors: list[BaseException] | None,
@@ -238,17 +252,6 @@ class Dispatcher(pluggy.PluginManager):
             if weight:
                 self._count(implementation.key, perf_counter() - start, weight)
 
-    def _measured(self, plan: Iterable[PlannedCall], weight: int) -> Iterator[PlannedCall]:
-        """Yield ``plan``, and count what passes until the next is asked for as the time of the one before."""
-        totals, sample = self._totals, self.sample
-        for planned in plan:
-            start = perf_counter()
-            yield planned
-            seconds = perf_counter() - start
-            key = planned[2].key
-            totals[key] += weight * seconds
-            sample[key] += seconds
-
     def _count(self, key: tuple[str, str], seconds: float, weight: int) -> None:
         self._totals[key] += weight * seconds
         self.sample[key] += seconds
@@ -257,7 +260,7 @@ class Dispatcher(pluggy.PluginManager):
         """Note in ``error`` the plugin that it comes from, unless it comes from inside another call."""
         if not any(note.startswith(_NOTE) for note in notes(error)):
             plugin, hook = implementation.key
-            iteration = getattr(offered.get(TRAINER), "iter", "?")
+            iteration = getattr(offered.get("trainer"), "iter", "?")
             source = self.sources[plugin]
             add_note(error, f"{_NOTE} {plugin!r} ({source}), hook {hook}, iteration {iteration}")
 

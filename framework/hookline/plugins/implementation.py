@@ -13,13 +13,7 @@ import pluggy
 from hookline.hookspecs import HookSpecs
 from hookline.plugins.lint import HOOK_NAMES
 
-__all__ = ["TRAINER", "HookCall", "Implementation", "PlannedCall", "rank", "spec_defaults"]
-
-TRAINER = "trainer"
-"""The argument that every hook offers, and the only one within an iteration."""
-
-# A function, the names of what it takes (None for nothing, a single string for the trainer), and whose it is.
-PlannedCall = tuple[Callable[..., Any], "str | tuple[str, ...] | None", "Implementation"]
+__all__ = ["HookCall", "Implementation", "rank", "spec_defaults"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +69,6 @@ class Implementation:
     def key(self) -> tuple[str, str]:
         """The plugin's name and the hook's."""
         return self.plugin, self.hook
-
-    @property
-    def planned(self) -> PlannedCall:
-        """What a call of it needs, in the form that costs least."""
-        ways: dict[tuple[str, ...], str | None] = {(): None, (TRAINER,): TRAINER}
-        return self.function, ways.get(self.arguments, self.arguments), self
 
     def begin(self, offered: Mapping[str, Any]) -> Any:
         """Call it with what it takes of ``offered``; return what it returns, or a wrapper at its yield."""
