@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hookline.errors import Problem, RunError
+
 __all__ = ["Batch", "DeviceQueue", "start_copy"]
 
 NUM_SLOTS = 256
@@ -162,6 +164,10 @@ class DeviceQueue:
         """Take 1-element tensors, all of one device at once unless there is no room for them."""
         tensors = list(named.values())
         device = tensors[0].device
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            fix = "Put it in get_event_storage(), which knows of the graph"
+            expected = "a scalar that is put while no CUDA graph is captured"
+            raise RunError(str(Problem("EventStorage", expected, next(iter(named)), fix=fix)))
         for tensor in tensors:
             if tensor.device != device:
                 return self._put_apart(named, [name for name in named if named[name].device == device])

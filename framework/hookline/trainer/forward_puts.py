@@ -14,9 +14,8 @@ from hookline.events import EventStorage, get_event_storage
 __all__ = ["ForwardPuts"]
 
 
-class _Put(NamedTuple):
-    name: str
-    value: Tensor
+class _Puts(NamedTuple):
+    scalars: dict[str, Tensor]
     smoothing_hint: bool
     volatile: bool
 
@@ -30,7 +29,7 @@ class ForwardPuts:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._puts: list[_Put] = []
+        self._puts: list[_Puts] = []
 
     @contextmanager
     def discarding(self) -> Iterator[None]:
@@ -50,8 +49,8 @@ class ForwardPuts:
         """Put every scalar again, in the order and as often as the forward did."""
         if self._puts:
             storage = get_event_storage()
-            for put in self._puts:
-                storage.put_scalar(put.name, put.value, put.smoothing_hint, volatile=put.volatile)
+            for puts in self._puts:
+                storage.put_scalars(puts.scalars, smoothing_hint=puts.smoothing_hint, volatile=puts.volatile)
 
 
 class _Recorder(EventStorage):
@@ -59,7 +58,7 @@ class _Recorder(EventStorage):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.puts: list[_Put] = []
+        self.puts: list[_Puts] = []
         self._device = device
 
     def put_scalar(
@@ -68,7 +67,12 @@ class _Recorder(EventStorage):
         """Keep the tensor, and with it its memory, which would be used again otherwise."""
         if not isinstance(value, Tensor) or value.device != self._device:
             raise _refused("scalar", name, f" from the host, not from {self._device}")
-        self.puts.append(_Put(self._prefix + name, value.detach(), smoothing_hint, volatile))
+        last, name = self.puts[-1] if self.puts else None, self._prefix + name
+        # Those that stand together are taken by one operation.
+        if last is None or name in last.scalars or last[1:] != (smoothing_hint, volatile):
+            last = _Puts({}, smoothing_hint, volatile)
+            self.puts.append(last)
+        last.scalars[name] = value.detach()
 
     def put_scalars(
         self,
