@@ -76,7 +76,7 @@ def _panel(axes: Axes, case: str, rows: Sequence[Row]) -> None:
     axes.set_xticks([tick for tick in ticks if low / 1.2 <= tick <= high * 1.2])
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlim(low / 1.1, high * 1.18)
+    axes.set_xlim(low / 1.1, high * 1.35)
     axes.set_title(CASES[case].title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
