@@ -630,9 +630,7 @@ class TestWhoeverWatchesTheOptimizer:
 
 
 class TestOptionsOfOptimizers:
-    @pytest.mark.parametrize(
-        "name", ["sgd-loop", "sgd-fused", "nesterov-fused", "adamw-loop", "adamw-fused"]
-    )
+    @pytest.mark.parametrize("name", ["sgd-loop", "sgd-fused", "nesterov-fused", "adamw-loop", "adamw-fused"])
     def test_a_rate_that_is_a_tensor_and_changes_in_place(self, name):
         def warm_up(index, runner):
             runner.optimizer.param_groups[0]["lr"].mul_(1.2)
