@@ -238,10 +238,7 @@ class Update:
         if len(grads) != len(self.params):
             which = tuple(i for i, p in enumerate(self.params) if p.grad is not None)
         if which not in self._bound:
-            buckets = self._bind(None if which is None else set(which))
-            if not _are_same(self._holding(), self._held):  # State was begun, or step counts moved.
-                self._look()
-            self._bound[which] = buckets
+            self._bound[which] = self._bind(None if which is None else set(which))
         return self._bound[which]
 
     def _bind(self, which: set[int] | None) -> list[Bucket]:
