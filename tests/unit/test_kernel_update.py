@@ -158,6 +158,39 @@ class TestWhoUpdates:
             assert fused.fused_function(cls(Net().parameters(), lr=0.1)) is not None
 
 
+class TestNorm:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("bad", [0.0, torch.nan, torch.inf])
+    def test_is_that_of_all_gradients_in_one_piece_or_in_parts(self, monkeypatch, dtype, bad):
+        model = Net().to(dtype)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p) * 100
+        model.last.bias.grad[0] = bad
+        everything = torch.cat([p.grad.double().flatten() for p in model.parameters()])
+        rtol = 1e-12 if dtype == torch.float64 else 1e-6
+        grads = [p.grad for p in model.parameters()]
+        for max_flat in (0, 2**17):
+            monkeypatch.setattr("hookline.kernel.update._MAX_FLAT", max_flat)
+            norm = Update(torch.optim.SGD(model.parameters(), lr=0.1)).norm(grads)
+            assert norm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            torch.testing.assert_close(norm.double(), everything.norm(), rtol=rtol, atol=0, equal_nan=True)
+
+    def test_without_the_private_function_it_is_taken_in_parts(self, monkeypatch):
+        model = Net()
+        grads = [torch.randn_like(p) for p in model.parameters()]
+        update = Update(torch.optim.SGD(model.parameters(), lr=0.1))
+        expected = update.norm(grads)
+        monkeypatch.setattr("hookline.kernel.update._flat", None)
+        torch.testing.assert_close(update.norm(grads), expected)
+
+    def test_parameters_of_several_dtypes_have_one_norm(self):
+        model = Net()
+        model.last.half()
+        grads = [torch.ones_like(p) for p in model.parameters()]
+        norm = Update(torch.optim.SGD(model.parameters(), lr=0.1)).norm(grads)
+        torch.testing.assert_close(norm, torch.tensor(26.0).sqrt())
+
+
 class TestStepCounts:
     def test_are_counted_up_by_one_operation_and_stay_each_parameters_own(self):
         model = Net()

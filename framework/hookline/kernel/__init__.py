@@ -3,6 +3,7 @@
 ::
 
     step      k forwards and backwards, then one optimizer update, or none
+    losses    what a model returned, checked
     backward  what Tensor.backward does, with less to look up
     update    the optimizer's update as one fused call
     fused     torch's fused functions, and what they are called with

@@ -37,17 +37,17 @@ class Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._parents: list[dict[str, Any]] = []
         self._modules: list[Any] = []
-        self._children: list[dict[str, Any]] = []
-        self._buffers: list[dict[str, Any]] = []
-        self._num_buffers = -1
+        self._dicts: list[dict[str, Any]] = []
+        self._num_entries = -1
         self._places: list[tuple[dict[str, Any], str]] = []
         self._found: list[Any] = []
         self._rooms: list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]] = []
 
     def save(self) -> None:
         """Copy every buffer; all on its device."""
-        if sum(map(len, self._buffers)) != self._num_buffers or not self._has_same_modules():
+        if sum(map(len, self._dicts)) != self._num_entries or not self._has_same_modules():
             self._look()
         if not self._places:
             return
@@ -90,7 +90,7 @@ class Buffers:
         return list(self._rooms)
 
     def _modules_now(self) -> list[Any]:
-        return [*chain.from_iterable(map(dict.values, self._children))]
+        return [*chain.from_iterable(map(dict.values, self._parents))]
 
     def _has_same_modules(self) -> bool:
         now = self._modules_now()
@@ -98,11 +98,12 @@ class Buffers:
 
     def _look(self) -> None:
         modules = list(self._model.modules())
-        self._children = [module._modules for module in modules]
-        self._modules = self._modules_now()
-        self._buffers = [module._buffers for module in modules]
-        self._num_buffers = sum(map(len, self._buffers))
-        self._places = [(buffers, name) for buffers in self._buffers for name in buffers]
+        buffers = [module._buffers for module in modules]
+        children = [module._modules for module in modules]
+        # Their number tells of what has come or gone, the modules themselves of what was replaced.
+        self._dicts, self._parents = buffers + children, [each for each in children if each]
+        self._num_entries, self._modules = sum(map(len, self._dicts)), self._modules_now()
+        self._places = [(each, name) for each in buffers for name in each]
         self._found, self._rooms = [], []
 
     def _built(self) -> list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]]:

@@ -30,13 +30,13 @@ from torch.optim import Optimizer
 
 from hookline.kernel.backward import backward_function
 from hookline.kernel.buffers import Buffers
+from hookline.kernel.losses import require, split_losses
 from hookline.kernel.update import Update, divide
 from hookline.nesting import to_device
 
 __all__ = ["AUTOCAST_DTYPES", "StepKernel"]
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_RESERVED_NAMES = {"total_loss", "grad_norm", "loss_scale"}
 _HOST_DEVICES = ("cpu",)  # Reading a value there is no wait.
 _NOTHING = nullcontext()
 _CLIP_EPS = 1e-6  # Source: torch.nn.utils.clip_grad_norm_.
@@ -84,12 +84,12 @@ class StepKernel:
         compile: bool | Mapping[str, Any] = False,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        _require(precision in AUTOCAST_DTYPES, "precision", f"one of {[*AUTOCAST_DTYPES]}", precision)
-        _require(type(accumulate) is int and accumulate >= 1, "accumulate", "an int >= 1", accumulate)
-        _require(clip_norm >= 0, "clip_norm", "a number >= 0, where 0 never clips", clip_norm)
+        require(precision in AUTOCAST_DTYPES, "precision", f"one of {[*AUTOCAST_DTYPES]}", precision)
+        require(type(accumulate) is int and accumulate >= 1, "accumulate", "an int >= 1", accumulate)
+        require(clip_norm >= 0, "clip_norm", "a number >= 0, where 0 never clips", clip_norm)
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
         can_step = closure is None or closure.default is not closure.empty
-        _require(can_step, "optimizer", "one whose step() needs no closure", type(optimizer).__name__)
+        require(can_step, "optimizer", "one whose step() needs no closure", type(optimizer).__name__)
         self.model, self.optimizer, self.precision = model, optimizer, precision
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self._update, self._buffers = Update(optimizer), Buffers(model)
@@ -107,7 +107,7 @@ class StepKernel:
         if precision == "fp16":
             # Source: GradScaler refuses them too. Their gradients would underflow when unscaled.
             dtypes = {p.dtype for p in self._update.params}
-            _require(torch.float16 not in dtypes, "precision", "no float16 parameters with fp16", dtypes)
+            require(torch.float16 not in dtypes, "precision", "no float16 parameters with fp16", dtypes)
             self._scale = torch.full((), _INITIAL_SCALE, device=self.device)
             self._growth_tracker = torch.zeros((), dtype=torch.int32, device=self.device)
 
@@ -133,34 +133,17 @@ class StepKernel:
         """
         if not (isinstance(microbatches, (list, tuple)) and 1 <= len(microbatches) <= self.accumulate):
             rule = f"a list of 1 to {self.accumulate} microbatches, as in [batch]"
-            _require(False, "step", rule, microbatches)
+            require(False, "step", rule, microbatches)
         self._buffers.save()
         # At the start, so that an after_step hook still finds the gradients.
         self._update.begin()
         metrics, num_items = self._forward_backward(microbatches)
-        total_loss = metrics["total_loss"]
-        with torch.no_grad():
-            divisor = self._divisor(total_loss, num_items)
-            if self.after_backward is not None:
-                divide(self._update.gradients(), divisor)
-                divisor = 1.0
-                with torch.enable_grad():
-                    self.after_backward()
-            if isinstance(num_items, Tensor) or num_items != 1:
-                metrics = {name: total / num_items for name, total in metrics.items()}
-            if self._scale is not None:
-                metrics["loss_scale"] = self._scale.clone()  # Below it is changed in place.
-            grads = self._update.gradients()
-            norm = self._update.norm(grads)
-            norm = norm / divisor if isinstance(divisor, Tensor) or divisor != 1 else norm
-            metrics["grad_norm"], skip = self._judge(total_loss, norm)
-            if self.clip_norm > 0:
-                excess = self._excess(norm)
-                divisor = divisor * excess if isinstance(divisor, Tensor) or divisor != 1 else excess
-            self._update.apply(grads, divisor, skip)
-            self._buffers.restore(skip)
-            self._adapt_scale(skip)
-        return metrics
+        is_enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)  # What no_grad does, without what it costs around it.
+        try:
+            return self._finish(metrics, num_items)
+        finally:
+            torch._C._set_grad_enabled(is_enabled)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what later iterations depend on: the loss scale with fp16, else nothing."""
@@ -172,7 +155,7 @@ class StepKernel:
         """Go on from ``state``; one of another precision is accepted and leaves the loss scale as it is."""
         names = state.keys() - {"mode"}  # That of a GraphKernel: how it is done, not what.
         if self._scale is not None and names:
-            _require({"scale", "growth_tracker"} == names, "kernel state", "a loss scale", sorted(names))
+            require({"scale", "growth_tracker"} == names, "kernel state", "a loss scale", sorted(names))
             self._scale.copy_(state["scale"])
             self._growth_tracker.copy_(state["growth_tracker"])
 
@@ -191,16 +174,45 @@ class StepKernel:
                 with self._ddp.no_sync() if self._ddp and index + 1 < len(microbatches) else _NOTHING:
                     batch = microbatch if self._reads else to_device(microbatch, self.device)
                     output = self._forward(batch)
-                    losses, weight = _losses(output, self._where)
+                    losses, weight = split_losses(output, self._where)
                     if is_only and type(weight) is int and weight > 0:
                         weight = 1  # A mean is what is wanted.
                     self._backward(losses["total_loss"], weight)
                 for name, loss in losses.items():
                     # Means cannot be added, sums can: a mean times its items, divided once at the end.
                     part = loss.detach() if type(weight) is int and weight == 1 else loss.detach() * weight
-                    sums[name] = sums[name] + part if name in sums else part.clone()
+                    if name in sums:
+                        part = sums[name] + part
+                    elif loss.is_leaf or loss._is_view():  # Else nobody changes it.
+                        part = part.clone()
+                    sums[name] = part
                 num_items = num_items + weight
         return sums, num_items
+
+    def _finish(self, metrics: dict[str, Tensor], num_items: int | Tensor) -> dict[str, Tensor]:
+        """Judge and apply the gradients; return the metrics, divided and with what was found."""
+        total_loss = metrics["total_loss"]
+        divisor = self._divisor(total_loss, num_items)
+        if self.after_backward is not None:
+            divide(self._update.gradients(), divisor)
+            divisor = 1.0
+            with torch.enable_grad():
+                self.after_backward()
+        if isinstance(num_items, Tensor) or num_items != 1:
+            metrics = {name: total / num_items for name, total in metrics.items()}
+        if self._scale is not None:
+            metrics["loss_scale"] = self._scale.clone()  # Below it is changed in place.
+        grads = self._update.gradients()
+        norm = self._update.norm(grads)
+        norm = norm / divisor if isinstance(divisor, Tensor) or divisor != 1 else norm
+        metrics["grad_norm"], skip = self._judge(total_loss, norm)
+        if self.clip_norm > 0:
+            excess = self._excess(norm)
+            divisor = divisor * excess if isinstance(divisor, Tensor) or divisor != 1 else excess
+        self._update.apply(grads, divisor, skip)
+        self._buffers.restore(skip)
+        self._adapt_scale(skip)
+        return metrics
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype, kind = AUTOCAST_DTYPES[self.precision], self.device.type
@@ -266,29 +278,3 @@ class StepKernel:
             found_inf = skip if isinstance(skip, Tensor) else torch.full_like(self._scale, float(skip))
             torch._amp_update_scale_(self._scale, self._growth_tracker, found_inf, *_SCALE_RULE)
             self._scale.clamp_(min=_MIN_SCALE)
-
-
-def _losses(output: Any, where: str) -> tuple[dict[str, Tensor], int | Tensor]:
-    """Check what a model returned; return its losses, at least float32, their sum, and its items."""
-    if type(output) is Tensor and output.dtype is torch.float32 and output.ndim == 0 and output.requires_grad:
-        return {"total_loss": output}, 1  # What most models return.
-    losses = dict(output) if isinstance(output, Mapping) else {"total_loss": output}
-    num_items = losses.pop("num_items", 1)
-    fits = len(losses) == 1 or (len(losses) > 1 and not _RESERVED_NAMES & losses.keys())
-    _require(fits, where, f"losses not named like {sorted(_RESERVED_NAMES)}", [*losses])
-    for name, loss in losses.items():
-        fits = isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point()
-        _require(fits, f"{where} {name}", "a 0-D floating-point loss, as loss.mean() is", loss)
-        losses[name] = loss.to(torch.promote_types(loss.dtype, torch.float32))  # Scaled halves overflow.
-    fits = isinstance(num_items, int) or (isinstance(num_items, Tensor) and num_items.ndim == 0)
-    _require(fits, f"{where} num_items", "an int or a 0-D tensor", num_items)
-    first, *others = losses.values()
-    total = sum(others, first)
-    _require(total.requires_grad, where, "a loss that depends on a trainable parameter", total)
-    return {"total_loss": total, **(losses if len(losses) > 1 else {})}, num_items
-
-
-def _require(holds: bool, where: str, rule: str, value: Any) -> None:
-    if not holds:  # The elements of a tensor would have to be waited for.
-        shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
-        raise ValueError(f"{where}: expected {rule}, got {shown}.")

@@ -27,6 +27,10 @@ from hookline.kernel.fused import Bucket, bucket_of, fits, fused_function, may_f
 __all__ = ["Update"]
 
 _is_sparse = attrgetter("is_sparse")
+# Up to so many elements, 512 KiB of float32, it is faster on a CPU to copy all of them into one tensor and
+# take its norm than to take a norm of each: 6 instead of 12 µs for 6 of them, 29 instead of 55 for 32.
+_MAX_FLAT = 2**17
+_flat = getattr(torch._C._nn, "flatten_dense_tensors", None)
 
 
 class Update:
@@ -79,12 +83,14 @@ class Update:
         """Return the L2 norm of ``grads`` together, 0-D, float32 or more; not finite where one is not."""
         if not grads:
             return torch.zeros((), device=self.params[0].device)
-        if self._has_one_device:
-            norm: Tensor = torch.linalg.vector_norm(
-                torch.stack(torch._foreach_norm(grads, 2, self._norm_dtype))
-            )
-            return norm
-        return torch.nn.utils.get_total_norm([g.to(self._norm_dtype or g.dtype) for g in grads])
+        norm: Tensor
+        if self._is_small and _flat is not None:
+            norm = torch.linalg.vector_norm(_flat(grads), dtype=self._norm_dtype)
+        elif self._has_one_device:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, self._norm_dtype)))
+        else:
+            norm = torch.nn.utils.get_total_norm([g.to(self._norm_dtype or g.dtype) for g in grads])
+        return norm
 
     def apply(self, grads: list[Tensor], divisor: float | Tensor, skip: bool | Tensor) -> None:
         """Divide ``grads`` by ``divisor`` and update the parameters with them, unless ``skip``.
@@ -182,6 +188,8 @@ class Update:
         self._has_double = torch.float64 in dtypes
         self._has_one_device = len({p.device for p in self.params}) == 1
         self._scale = torch.ones((), device=self.params[0].device)
+        num_elements = sum(p.numel() for p in self.params)
+        self._is_small = len(self._kinds) == 1 and self._scale.is_cpu and num_elements <= _MAX_FLAT
         # The norm of halves ends at 65504.
         wide = torch.float64 if self._has_double else torch.float32
         self._norm_dtype = wide if any(dtype.itemsize == 2 for dtype in dtypes) else None
