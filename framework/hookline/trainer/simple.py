@@ -120,8 +120,12 @@ class SimpleTrainer(TrainerBase):
         waited_s = perf_counter() - start
         if self._feed is not None:
             batches = [self._feed(batch) for batch in batches]
-        metrics = distributed.reduce_metrics(self.kernel.step(batches), {"data_time": waited_s})
-        self.storage.put_scalar("data_time", metrics.pop("data_time"), volatile=True)
+        metrics: dict[str, Any] = self.kernel.step(batches)
+        data_time: Any = waited_s
+        if self._num_ranks > 1:
+            metrics = distributed.reduce_metrics(metrics, {"data_time": waited_s})
+            data_time = metrics.pop("data_time")
+        self.storage.put_scalar("data_time", data_time, volatile=True)
         self.storage.put_scalars(metrics)
 
     def reset_data_loader(self, build: Callable[[], Iterable[Any]]) -> None:
