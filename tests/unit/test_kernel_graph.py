@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from hookline.kernel import GraphKernel, StepKernel
-from hookline.kernel.graphs import CudaGraphs, Snapshot
+from hookline.kernel.capture import CudaGraphs, Snapshot
 
 
 @pytest.fixture(autouse=True)

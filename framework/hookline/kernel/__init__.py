@@ -9,7 +9,7 @@
     fused     torch's fused functions, and what they are called with
     buffers   what a forward changes besides gradients, and how it is undone
     graph     a whole iteration as one CUDA graph
-    graphs    the device's side of that
+    capture   the device's side of that, and how an iteration is undone
 """
 
 from hookline.kernel.graph import ForwardWatch, GraphKernel

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.kernel.graphs import Contents, CudaGraphs, Snapshot
+from hookline.kernel.capture import Contents, CudaGraphs, Snapshot
 from hookline.kernel.step import StepKernel
 from hookline.nesting import map_tensors, to_device
 

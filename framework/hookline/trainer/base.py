@@ -297,9 +297,8 @@ class TrainerBase:
             ending = self._ending()
             if ending in ("finished", "stopped"):
                 self._evaluations_due.update(self.evaluations)
-            if not self._evaluations_due:
-                return ending
-            due = [name for name in self.evaluations if name in self._evaluations_due - done]
+            wanted = self._evaluations_due and self._evaluations_due - done
+            due = [name for name in self.evaluations if name in wanted] if wanted else []
             if not due:
                 self._evaluations_due.clear()
                 return ending
