@@ -122,7 +122,7 @@ class Plan:
         """Return the part at ``key``, built with its options and what is ``given``."""
         try:
             return self._makers[key](**given)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
             exists = f"It was raised at {at.filename}:{at.lineno}"
             got = f"{type(error).__name__}: {error}"

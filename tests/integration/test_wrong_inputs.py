@@ -88,6 +88,11 @@ OVERRIDES = {
     "hooks.evaluate.data=[eval]": ["a key of the section data", "There is: train, eval"],
     "hooks.evaluate.data=3": ["a key of the section data", "got 3"],
     "optimizer.lr=-1": ["optimizer.target", "ValueError: Invalid learning rate: -1"],
+    "optimizer={target: torch.optim.Adam, fused: true, foreach: true}": [
+        "optimizer.target",
+        "RuntimeError: `fused` and `foreach` cannot be `True` together",
+    ],
+    "train.kernel=grpah": ["one of eager, graph, auto, got 'grpah'. Did you mean 'graph'?"],
     "data.eval.metrics.a=5": ["data.eval.metrics.a"],
     "hooks+=json": ["It is one of the writers"],
     "data.eval.metrics={a: {target: ./line.py:Nope}}": ["data.eval.metrics.a.target"],

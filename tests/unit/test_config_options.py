@@ -34,6 +34,10 @@ class Color(enum.Enum):
     BLUE = "b"
 
 
+class Tempo(enum.Enum):
+    SLOW = "slow"
+
+
 @dataclass
 class Size:
     height: int
@@ -183,6 +187,23 @@ def test_a_value_is_converted_to_its_annotation(name, value, converted):
 )
 def test_a_value_that_does_not_fit_is_refused_with_the_rule(name, value, rule):
     assert misfit(**{name: value}) == f"w.{name}: expected {rule}."
+
+
+def test_a_word_that_is_nearly_right_is_answered_with_the_right_one():
+    def options(
+        mode: Literal["eager", "graph"] = "eager",
+        maybe: Annotated[Literal["eager", "graph"], Field()] | None = None,
+        tempo: Tempo = Tempo.SLOW,
+    ) -> None:
+        pass
+
+    given = {"mode": "grpah", "maybe": "Graph", "tempo": "slw"}
+    _, problems = check_options(options, given, "w")
+    assert [str(problem) for problem in problems] == [
+        "w.mode: expected one of eager, graph, got 'grpah'. Did you mean 'graph'?",
+        "w.maybe: expected one of eager, graph or null, got 'Graph'. Did you mean 'graph'?",
+        "w.tempo: expected one of slow, got 'slw'. Did you mean 'slow'?",
+    ]
 
 
 def test_null_where_it_does_not_belong_is_refused():

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from hookline.config.lengths import Epochs
-from hookline.config.rules import ANY, check_value, description, limits, rule, type_text
+from hookline.config.rules import ANY, check_value, choices, description, limits, rule, type_text
 from hookline.config.tree import located
 from hookline.errors import Problem, did_you_mean
 
@@ -141,7 +141,8 @@ def _misfit(where: str, annotation: Any, value: Any, said: str) -> Problem:
     expected = rule(annotation)
     needs_quotes = type_text(annotation).startswith("str") and isinstance(value, int | float)
     exists = said if said not in expected else ""
-    return Problem(where, expected, value, exists, "Put it in quotes" if needs_quotes else "")
+    meant = did_you_mean(value, choices(annotation)) if isinstance(value, str) else ""
+    return Problem(where, expected, value, exists, "Put it in quotes" if needs_quotes else meant)
 
 
 def _parameters(fn: Any) -> tuple[dict[str, inspect.Parameter], bool]:

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["ANY", "WORD", "Rule", "adapter", "check_value", "description", "limits", "rule", "type_text"]
+__all__ = [
+    "ANY",
+    "WORD",
+    "Rule",
+    "adapter",
+    "check_value",
+    "choices",
+    "description",
+    "limits",
+    "rule",
+    "type_text",
+]
 
 ANY: Any = inspect.Parameter.empty
 """The annotation of a parameter that has none: every value is right."""
@@ -100,6 +111,19 @@ def rule(annotation: Any) -> str:
     if dataclasses.is_dataclass(annotation) or hasattr(annotation, "model_fields"):
         return f"a mapping with {', '.join(inspect.signature(annotation).parameters)}"
     return _WORDS.get(annotation) or f"an instance of {annotation.__name__}"
+
+
+def choices(annotation: Any) -> list[str]:
+    """Return the words that `rule` lists for a value of ``annotation``; none where any will do."""
+    kind, args = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return [str(arg) for arg in args]
+    if kind is Annotated:
+        return choices(args[0])
+    if kind in (Union, types.UnionType):
+        return [word for arg in args for word in choices(arg)]
+    is_enum = isinstance(annotation, type) and issubclass(annotation, enum.Enum)
+    return [str(member.value) for member in annotation] if is_enum else []
 
 
 def type_text(annotation: Any) -> str:
