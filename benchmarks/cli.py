@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.cases import CASES
@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *_unknown("--cases", options.cases or (), CASES),
         *_unknown("--contenders", options.contenders or (), CONTENDERS),
         *_unknown("--parts", options.parts or (), PARTS),
-        *_too_small(options),
+        *_wrong_numbers(options),
     ]
+    problems = problems or _unmakable(options)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2
@@ -64,21 +65,38 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _number(kind: Callable[[str], float]) -> Callable[[str], float | str]:
+    """Return what reads a number, and leaves what is none for `_wrong_numbers` to name."""
+
+    def read(text: str) -> float | str:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return read
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure hookline beside a loop written by hand and other trainers, on one CPU thread.",
     )
-    add = parser.add_argument
+    add, whole, number = parser.add_argument, _number(int), _number(float)
     add("--list", action="store_true", help="show cases and contenders, and end")
     add("--cases", nargs="+", metavar="CASE", help="default: all")
     add("--contenders", nargs="+", metavar="NAME", help=f"default: all; {REFERENCE} always runs")
     add("--parts", nargs="+", metavar="PART", help="parts of an iteration alone (default: all)")
-    add("--rounds", type=int, default=_ROUNDS, help=f"how often each runs (default: {_ROUNDS})")
-    add("--minutes", type=float, default=40, help="begin no round that would end later (default: 40)")
-    add("--iterations", type=int, help="timed iterations (default: the case's own number)")
-    add("--warmup", type=int, help="iterations before them (default: the case's own number)")
-    add("--memory-iterations", type=int, default=_MEMORY_ITERS, help="of the long run (default: 10 million)")
+    add("--rounds", type=whole, default=_ROUNDS, help=f"how often each runs (default: {_ROUNDS})")
+    add("--minutes", type=number, default=40, help="begin no round that would end later (default: 40)")
+    add("--iterations", type=whole, help="timed iterations (default: the case's own number)")
+    add("--warmup", type=whole, help="iterations before them (default: the case's own number)")
+    add(
+        "--memory-iterations",
+        type=whole,
+        default=_MEMORY_ITERS,
+        help="of the long run (default: 10 million)",
+    )
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: benchmarks/results")
     add("--name", help="of the files written (default: cpu; partial, if only a part was run)")
     return parser
@@ -101,13 +119,28 @@ def _unknown(option: str, names: Iterable[str], known: Iterable[str]) -> list[st
     return problems
 
 
-def _too_small(options: argparse.Namespace) -> list[str]:
+def _wrong_numbers(options: argparse.Namespace) -> list[str]:
     least = {"rounds": 1, "iterations": 1, "warmup": 2, "memory_iterations": 10}
-    return [
-        f"--{name.replace('_', '-')}: expected a whole number >= {limit}, got {getattr(options, name)}."
-        for name, limit in least.items()
-        if getattr(options, name) is not None and getattr(options, name) < limit
+    given = {name: (getattr(options, name), limit) for name, limit in least.items()}
+    problems = [
+        f"--{name.replace('_', '-')}: expected a whole number >= {limit}, got {value}."
+        for name, (value, limit) in given.items()
+        if value is not None and (isinstance(value, str) or value < limit)
     ]
+    minutes = options.minutes
+    if isinstance(minutes, str) or not minutes > 0:  # NaN is not, either.
+        problems.append(f"--minutes: expected a number > 0, got {minutes}.")
+    return problems
+
+
+def _unmakable(options: argparse.Namespace) -> list[str]:
+    """Make the folder of the results, so that nothing is measured that cannot be kept."""
+    folder = (options.results / (options.name or "cpu")).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return [f"--results: expected a folder that can be made, got {str(folder)!r}: {error.strerror}."]
+    return []
 
 
 def _listing() -> str:

@@ -117,9 +117,19 @@ def test_a_part_is_measured_alone(part, monkeypatch):
         (["--cases", "mlp-smal"], "--cases: expected one of mlp-small, "),
         (["--contenders", "hooklin-usual"], "got 'hooklin-usual'. Did you mean hookline-usual? See --list."),
         (["--rounds", "0"], "--rounds: expected a whole number >= 1, got 0."),
+        (["--iterations", "abc"], "--iterations: expected a whole number >= 1, got abc."),
+        (["--minutes", "0"], "--minutes: expected a number > 0, got 0.0."),
+        (["--minutes", "-3"], "--minutes: expected a number > 0, got -3.0."),
+        (["--minutes", "nan"], "--minutes: expected a number > 0, got nan."),
+        (["--minutes", "soon"], "--minutes: expected a number > 0, got soon."),
+        (
+            ["--results", f"{__file__}/x"],
+            f"--results: expected a folder that can be made, got '{__file__}/x': ",
+        ),
     ],
 )
-def test_what_it_does_not_know_is_refused_before_anything_runs(arguments, said, capsys):
+def test_what_it_does_not_know_is_refused_before_anything_runs(arguments, said, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "run_session", None)
     assert cli.main(arguments) == 2
     assert said in capsys.readouterr().err
 
@@ -127,7 +137,7 @@ def test_what_it_does_not_know_is_refused_before_anything_runs(arguments, said, 
 def test_a_part_is_run_and_written_beside_the_whole(tmp_path, capsys):
     """A real session, the smallest: both train the same model on the same data to the same loss."""
     arguments = (
-        "--cases mlp-small --contenders hookline-usual --rounds 2 --iterations 20 --warmup 3 --minutes 0"
+        "--cases mlp-small --contenders hookline-usual --rounds 2 --iterations 20 --warmup 3 --minutes 0.001"
     )
     assert cli.main([*arguments.split(), "--results", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "partial.json").read_text())
