@@ -12,6 +12,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from hookline import (
     HookBase,
@@ -494,6 +495,74 @@ def test_an_optimizer_of_another_model_is_refused():
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters())
     with pytest.raises(RunError, match="one for parameters of Linear, got one for others"):
         SimpleTrainer(nn.Linear(1, 1), [], optimizer)
+
+
+@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: Subset(data, [0, 1])])
+def test_a_dataset_in_place_of_batches_is_refused(wrap, make_trainer):
+    model = nn.Linear(1, 1)
+    dataset = wrap(TensorDataset(torch.zeros(4, 1)))
+    said = (
+        r"data_loader: expected batches, got the dataset .*\. Use hookline\.Loader\(dataset, batch_size=…\)"
+    )
+    with pytest.raises(RunError, match=said):
+        SimpleTrainer(model, dataset, torch.optim.SGD(model.parameters()))
+    trainer = make_trainer()
+    loader = trainer.data_loader
+    with pytest.raises(RunError, match=said):
+        trainer.reset_data_loader(lambda: dataset)
+    assert trainer.data_loader is loader
+
+
+class Stream(IterableDataset):
+    """Yields batches."""
+
+    def __iter__(self):
+        yield torch.zeros(4, 1), torch.zeros(4, 1)
+
+
+class Batched(Dataset):
+    """Is a map dataset, and yields batches too."""
+
+    def __iter__(self):
+        yield torch.zeros(4, 1), torch.zeros(4, 1)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [(torch.zeros(4, 1), torch.zeros(4, 1))],
+        Stream(),
+        Batched(),
+        DataLoader(TensorDataset(torch.zeros(4, 1), torch.zeros(4, 1)), batch_size=2),
+    ],
+    ids=lambda batches: type(batches).__name__,
+)
+def test_whatever_yields_batches_is_trained_on(make_trainer, batches):
+    trainer = make_trainer()
+    trainer.reset_data_loader(lambda: batches)
+    trainer.train(0, 2)
+    assert trainer.iter == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"max_skips": -1}, "max_skips: expected a whole number >= 0, got -1."),
+        ({"max_skips": "1"}, "max_skips: expected a whole number >= 0, got '1'."),
+        ({"max_skips": 1.0}, "max_skips: expected a whole number >= 0, got 1.0."),
+        ({"max_skips": True}, "max_skips: expected a whole number >= 0, got True."),
+        ({"clip_norm": None}, "clip_norm: expected a number >= 0, where 0 never clips, got None."),
+        ({"clip_norm": "1"}, "clip_norm: expected a number >= 0, where 0 never clips, got '1'."),
+        ({"clip_norm": True}, "clip_norm: expected a number >= 0, where 0 never clips, got True."),
+        ({"clip_norm": -1}, "clip_norm: expected a number >= 0, where 0 never clips, got -1."),
+        ({"prefetch": "no"}, "prefetch: expected True or False, got 'no'."),
+    ],
+    ids=str,
+)
+def test_an_argument_of_a_wrong_type_is_refused(make_trainer, option, said):
+    with pytest.raises(RunError) as caught:
+        make_trainer(**option)
+    assert str(caught.value) == said
 
 
 def test_train_from_within_a_run_is_refused(make_trainer):

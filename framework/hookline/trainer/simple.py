@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
 from hookline import distributed
 from hookline.errors import CheckpointError, NonFiniteError, RunError
@@ -73,8 +75,11 @@ class SimpleTrainer(TrainerBase):
     ) -> None:
         super().__init__()
         self.sync_check = sync_check
-        if max_skips < 0:
-            raise RunError(f"max_skips: expected a whole number >= 0, got {max_skips}.")
+        _require(
+            _is_number(max_skips, Integral) and max_skips >= 0, "max_skips", "a whole number >= 0", max_skips
+        )
+        _require(_is_number(clip_norm, Real), "clip_norm", "a number >= 0, where 0 never clips", clip_norm)
+        _require(isinstance(prefetch, bool), "prefetch", "True or False", prefetch)
         optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if optimized.isdisjoint(map(id, model.parameters())):
             raise RunError(
@@ -82,7 +87,7 @@ class SimpleTrainer(TrainerBase):
                 "Build it from this model's parameters()."
             )
         self.model: nn.Module = getattr(model, "module", model) if _is_ddp(model) else model
-        self.data_loader = data_loader
+        self.data_loader = _of_batches(data_loader)
         self.optimizer = optimizer
         self.precision = precision
         self.accumulate = accumulate
@@ -131,7 +136,7 @@ class SimpleTrainer(TrainerBase):
     def reset_data_loader(self, build: Callable[[], Iterable[Any]]) -> None:
         """Replace the data loader by what ``build`` returns; the next iteration draws from it."""
         self._batches = None
-        self.data_loader = build()
+        self.data_loader = _of_batches(build())
 
     def eval_data(self, data: Any) -> Iterable[Any]:
         """Return the batches that ``data`` means: here, ``data`` itself.
@@ -263,6 +268,27 @@ class SimpleTrainer(TrainerBase):
                 group["lr"] *= changed["lr"] / before["lr"]
                 group["initial_lr"] = changed.pop("lr")
             group.update(changed)
+
+
+def _of_batches(data_loader: Iterable[Any]) -> Iterable[Any]:
+    """Return ``data_loader``; refuse a dataset, which Python would iterate over too: by samples."""
+    is_dataset = isinstance(data_loader, Dataset) and not isinstance(data_loader, IterableDataset)
+    if is_dataset and not hasattr(data_loader, "__iter__"):
+        raise RunError(
+            f"data_loader: expected batches, got the dataset {type(data_loader).__name__}. "
+            "Use hookline.Loader(dataset, batch_size=…), "
+            "or torch's DataLoader(dataset, batch_size=None) if its items are batches."
+        )
+    return data_loader
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _require(is_so: bool, where: str, rule: str, got: object) -> None:
+    if not is_so:
+        raise RunError(f"{where}: expected {rule}, got {got!r}.")
 
 
 def _kernel(
