@@ -7,6 +7,7 @@ import keyword
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from zipfile import ZipFile
 
 import pytest
@@ -186,6 +187,14 @@ class TestTemplate:
             assert f"class {classes[kind]}(" in texts[f"src/hookline_grad_norm/{kind}.py"]
             assert f"from hookline_grad_norm.{kind} import {classes[kind]}\n" in init
         assert init.endswith(f"\n__all__ = {json.dumps([classes[kind] for kind in kinds])}\n")
+
+    def test_the_hook_keeps_no_run_from_replaying_iterations(self, make_trainer, monkeypatch):
+        name = "hookline_demo.hook"
+        monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+        exec(text_of("demo", ["hook"])["src/hookline_demo/hook.py"], module.__dict__)
+        trainer = make_trainer(module.Demo(), kernel="graph")
+        trainer.train(0, 1)
+        assert trainer.kernel.forbidden == ""
 
     @pytest.mark.parametrize("kind", ["hook", "writer"])
     def test_the_readme_lists_every_option_with_its_default(self, kind):
