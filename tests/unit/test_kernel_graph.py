@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 
+import numpy
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
 from hookline.kernel import GraphKernel, StepKernel
-from hookline.kernel.capture import CudaGraphs, Snapshot
+from hookline.kernel.capture import CudaGraphs
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +39,15 @@ class PlayedGraphs(CudaGraphs):
     def capture(self, function):
         self.num_captures += 1
         kernel = self.kernel
-        snapshot = Snapshot(kernel.model, kernel.optimizer, kernel.state_tensors())
+        states = [value for state in kernel.optimizer.state.values() for value in state.values()]
+        memory = [*kernel.model.parameters(), *kernel.model.buffers(), *states, *kernel.state_tensors()]
+        before, rng = copy.deepcopy([value.detach() for value in memory]), torch.get_rng_state()
         names, values = function()
         grads = [p.grad for p in kernel.model.parameters()]
-        snapshot.restore()
+        with torch.no_grad():
+            for value, old in zip(memory, before, strict=True):
+                value.copy_(old)
+        torch.set_rng_state(rng)
 
         def replay():
             self.num_replays += 1
@@ -211,10 +217,11 @@ class TestWhatChanges:
             each.model.last.requires_grad_(True)
             each.optimizer.add_param_group({"params": list(each.model.last.parameters()), "lr": 0.3})
         run_both(kernel, eager, [make_batches(1, seed=i) for i in range(5)])
+        assert kernel._captured is not None
 
     def test_options_that_never_rest_end_the_graph(self):
         kernel, said, eager = pair()
-        for i in range(12):
+        for i in range(20):
             for each in (kernel, eager):
                 each.optimizer.param_groups[0]["weight_decay"] = 0.01 * i
             run_both(kernel, eager, [make_batches(1, seed=i)])
@@ -228,8 +235,49 @@ class TestWhatChanges:
         iterations = [make_batches(2, seed=i) for i in range(5)]
         other = make_batches(odd.get("count", 2), rows=odd.get("rows", 6), seed=9)
         run_both(kernel, eager, [*iterations, other, *iterations[:2], other, iterations[3]])
-        assert said == ["train.kernel: an iteration whose batches have other shapes runs eagerly."]
+        assert len(said) == 1
+        assert said[0].startswith("train.kernel: an iteration whose batches have other shapes")
         assert kernel._graphs.num_captures == 1
+
+    def test_shapes_that_become_common_get_the_graph(self):
+        kernel, said, eager = pair()
+        small = [make_batches(1, rows=5, seed=9)]
+        run_both(kernel, eager, [*small * 4, *(make_batches(1, seed=i) for i in range(9))])
+        assert kernel._graphs.num_captures == 2
+        assert kernel._graphs.num_replays == 1 + 7
+        assert len(said) == 1
+
+    def test_an_array_beside_the_tensors_runs_eagerly(self):
+        kernel, said, _ = pair()
+        batches = make_batches(1)
+        for _ in range(6):
+            kernel.step([{**batches[0], "split": numpy.arange(3)}])
+        assert len(said) == 1
+
+    def test_what_is_given_tells_of_all_that_a_replay_does_not_look_at(self):
+        for change in (
+            lambda k: k.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]}),
+            lambda k: k.optimizer.load_state_dict(k.optimizer.state_dict()),
+            lambda k: setattr(k.model.first.weight, "data", k.model.first.weight.data.clone()),
+            lambda k: setattr(k.model.norm.running_mean, "data", torch.ones(8)),
+        ):
+            kernel, _, _ = pair("sgd")
+            kernel.optimizer.param_groups[0]["params"].remove(kernel.model.first.weight)
+            for i in range(5):
+                kernel.step(make_batches(1, seed=i))
+            before = kernel._given()
+            change(kernel)
+            kernel._update.refresh()
+            assert kernel._given() != before
+
+    def test_a_rate_that_becomes_a_tensor_is_followed(self):
+        kernel, _, eager = pair()
+        run_both(kernel, eager, [make_batches(1, seed=i) for i in range(5)])
+        for rate in (torch.tensor(0.3), torch.tensor(0.1), 0.2):
+            for each in (kernel, eager):
+                each.optimizer.param_groups[0]["lr"] = rate
+            run_both(kernel, eager, [make_batches(1, seed=6)])
+        assert kernel._captured is not None
 
     def test_a_value_beside_the_tensors_counts_as_a_shape(self):
         kernel, said, eager = pair()
@@ -347,7 +395,26 @@ class TestAuto:
         eager.load_state_dict(state)
         other.step(make_batches(1))
         assert other.mode == "eager"
-        assert said == []
+        assert said == ["train.kernel: eager, as it was measured before."]
+        assert other.state_dict()["mode"] == "eager"
+
+    def test_what_was_not_measured_is_not_remembered(self):
+        kernel, _, _ = pair(choose=True)
+        kernel.forbidden = "of a plugin"
+        kernel.step(make_batches(1))
+        assert kernel.mode == "eager"
+        assert "mode" not in kernel.state_dict()
+        assert "mode" not in pair()[0].state_dict()
+
+    def test_a_resumed_optimizer_has_its_step_counts_after_measuring(self):
+        kernel, _, eager = pair()
+        run_both(kernel, eager, [make_batches(1, seed=i) for i in range(5)])
+        model = copy.deepcopy(kernel.model)
+        resumed, _, other = pair(model=model, choose=True)
+        for each in (resumed, other):
+            each.optimizer.load_state_dict(copy.deepcopy(kernel.optimizer.state_dict()))
+        run_both(resumed, other, [make_batches(1, seed=i) for i in range(5, 8)])
+        assert {float(state["step"]) for state in resumed.optimizer.state.values()} == {8}
 
     def test_what_a_config_says_outweighs_what_a_checkpoint_chose(self):
         kernel, _, _ = pair()

@@ -511,6 +511,8 @@ class TestWhatUsersDoBetweenIterations:
     @pytest.mark.parametrize("name", USUAL)
     @pytest.mark.parametrize("scenario", BETWEEN, ids=lambda scenario: scenario.__name__)
     def test_it_acts_as_in_a_plain_loop(self, scenario, name):
+        if "memory_format" in scenario.__name__ and name.endswith("-fused"):
+            pytest.skip("torch's own fused step walks through memory that has another layout")
         same_after(scenario, name)
 
 

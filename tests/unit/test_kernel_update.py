@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from functools import wraps
 
 import pytest
 import torch
@@ -91,6 +93,8 @@ class TestFusedIsTurnedOn:
         [
             lambda p: torch.optim.AdamW(p, fused=False),
             lambda p: torch.optim.AdamW(p, foreach=True),
+            lambda p: torch.optim.AdamW(p, foreach=False),
+            lambda p: torch.optim.AdamW([nn.Parameter(torch.ones(2, dtype=torch.complex64))]),
             lambda p: torch.optim.Adam(p, differentiable=True),
             lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
             lambda p: torch.optim.Adagrad(p),
@@ -116,6 +120,17 @@ class TestFusedIsTurnedOn:
         assert set((model.weight != before).any(1).nonzero().flatten().tolist()) == {1, 4}
 
 
+def replaced_after_a_schedule(optimizer):
+    torch.optim.lr_scheduler.StepLR(optimizer, 9)
+    inner = optimizer.step
+
+    @wraps(inner)
+    def step(*args):
+        return inner(*args)
+
+    optimizer.step = step
+
+
 class TestWhoUpdates:
     """The fused function where it can, ``optimizer.step()`` where somebody must see it or torch has another."""
 
@@ -130,6 +145,7 @@ class TestWhoUpdates:
             lambda o: o.register_step_pre_hook(lambda *_: None),
             lambda o: o.register_step_post_hook(lambda *_: None),
             lambda o: setattr(o, "step", lambda original=o.step: original()),
+            replaced_after_a_schedule,
         ],
     )
     def test_step_where_it_is_watched_with_the_same_result(self, monkeypatch, watch):
@@ -141,6 +157,8 @@ class TestWhoUpdates:
         ours = train(model, watched, batches(3), **options)
         assert calls.steps == 3
         theirs = train(other, torch.optim.AdamW(other.parameters()), batches(3), **options)
+        for state in (ours, theirs):
+            state[1][1]["param_groups"][0].pop("initial_lr", None)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
     def test_step_where_torch_has_other_arguments_with_the_same_result(self, monkeypatch):
@@ -156,6 +174,129 @@ class TestWhoUpdates:
     def test_torch_has_the_arguments_that_are_expected(self):
         for cls in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
             assert fused.fused_function(cls(Net().parameters(), lr=0.1)) is not None
+
+
+class Conv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).square().mean()
+
+
+OPTIMIZERS = {
+    "sgd": lambda p, **more: torch.optim.SGD(p, lr=0.1, momentum=0.9, **more),
+    "adamw": lambda p, **more: torch.optim.AdamW(p, lr=0.01, **more),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+class TestLayouts:
+    """torch's fused functions walk through raw memory; ours is that of torch's loop, whatever the layout."""
+
+    def same(self, name, act, hook=None):
+        model = Conv()
+        other = copy.deepcopy(model)
+        kernels = []
+        for each, more in ((model, {}), (other, {"fused": False})):
+            kernels.append(StepKernel(each, OPTIMIZERS[name](each.parameters(), **more)))
+        x = torch.randn(2, 3, 6, 6)
+        for i in range(6):
+            for kernel in kernels:
+                if i == 3:
+                    act(kernel)
+                if hook is not None:
+                    kernel.after_backward = lambda kernel=kernel: hook(kernel)
+                kernel.step([x])
+        torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-5, atol=1e-6)
+        assert kernels[0].optimizer.param_groups[0]["fused"] is True
+
+    def test_of_weights_that_change_it(self, name):
+        self.same(name, lambda kernel: kernel.model.to(memory_format=torch.channels_last))
+
+    def test_of_state_that_is_loaded(self, name):
+        def act(kernel):
+            saved = copy.deepcopy(kernel.optimizer.state_dict())
+            kernel.model.to(memory_format=torch.channels_last)
+            kernel.optimizer.load_state_dict(saved)
+
+        self.same(name, act)
+
+    def test_of_gradients_that_a_hook_makes(self, name):
+        def hook(kernel):
+            weight = kernel.model.conv.weight
+            weight.grad = weight.grad.contiguous(memory_format=torch.channels_last)
+            kernel.model.conv.bias.grad = torch.ones(1).expand(4)
+
+        self.same(name, lambda kernel: None, hook)
+
+    def test_of_a_parameter_that_is_part_of_another_tensor(self, name):
+        big = torch.randn(4, 5)
+        expected = big.clone()
+
+        class Part(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = nn.Parameter(big[:, :3])
+
+            def forward(self, x):
+                return (self.weight * x).square().sum()
+
+        model = Part()
+        optimizer = OPTIMIZERS[name](model.parameters())
+        StepKernel(model, optimizer).step([torch.ones(3)])
+        assert torch.equal(big[:, 3:], expected[:, 3:])
+        assert not torch.equal(big[:, :3], expected[:, :3])
+        assert optimizer.param_groups[0]["fused"] is None
+
+
+class TestWhatNobodySharesWithTheKernel:
+    def test_a_parameter_that_is_added_to_the_loss_by_a_view(self):
+        class Added(Net):
+            def __init__(self):
+                super().__init__()
+                self.offset = nn.Parameter(torch.zeros(1))
+
+            def forward(self, batch):
+                return super().forward(batch) + self.offset.squeeze()
+
+        model = Added()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        kernel = StepKernel(model, optimizer, clip_norm=0.1)
+        for batch in batches(4):
+            kernel.step([batch])
+            optimizer.zero_grad(set_to_none=False)
+        kernel.after_backward = lambda: seen.append(model.offset.grad.item())
+        seen = []
+        kernel.step(batches(1))
+        assert seen == [1.0]
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_another_default_dtype(self, dtype):
+        model, iterations = Net(), batches(2)
+        torch.set_default_dtype(dtype)
+        try:
+            train(model, torch.optim.AdamW(model.parameters()), iterations, clip_norm=0.1)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(p.isfinite().all() for p in model.parameters())
+
+    def test_compiled_losses_have_memory_of_their_own(self):
+        model = Net()
+        kernel = StepKernel(model, torch.optim.SGD(model.parameters(), lr=0.1), compile={"backend": "eager"})
+        first = kernel.step(batches(1))["total_loss"]
+        assert first._base is None
+
+    def test_what_torch_compile_refuses_is_refused_by_name(self):
+        model = Net()
+        for wrong in ({"mode": "fastest"}, {"mod": 1}, None, "yes"):
+            with pytest.raises(ValueError, match="^compile: expected"):
+                StepKernel(model, torch.optim.SGD(model.parameters(), lr=0.1), compile=wrong)
+
+    def test_an_optimizer_without_parameters_is_refused(self):
+        with pytest.raises(ValueError, match="optimizer: expected one with parameters"):
+            StepKernel(Net(), torch.optim.SGD([{"params": []}], lr=0.1))
 
 
 class TestNorm:
@@ -247,6 +388,42 @@ class TestBackward:
 
 
 class TestBuffers:
+    def test_one_that_is_resized_in_place(self):
+        class Observing(Net):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("seen", torch.zeros(0))
+
+            def forward(self, batch):
+                self.seen.resize_(len(batch[0])).copy_(batch[0][:, 0])
+                return super().forward(batch)
+
+        model = Observing()
+        kernel = StepKernel(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        for batch in batches(3):
+            kernel.step([batch])
+        before = model.seen.clone()
+        kernel.step([(torch.full((5, 3), torch.nan), torch.zeros(5, 2))])
+        assert torch.equal(model.seen, before)
+
+    def test_those_of_a_scripted_module(self):
+        class Scripted(Net):
+            def __init__(self):
+                super().__init__()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self.norm = torch.jit.trace(nn.BatchNorm1d(3), torch.randn(5, 3))
+
+            def forward(self, batch):
+                return super().forward((self.norm(batch[0]), batch[1]))
+
+        model = Scripted()
+        kernel = StepKernel(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        kernel.step(batches(1))
+        before = copy.deepcopy(model.state_dict())
+        kernel.step([(torch.full((5, 3), torch.nan), torch.zeros(5, 2))])
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
     def test_a_module_that_comes_later_is_restored_too(self):
         class Growing(Net):
             def forward(self, batch):

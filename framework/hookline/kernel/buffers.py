@@ -10,22 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Buffers"]
+__all__ = ["Buffers", "buffers_of"]
 
 
 class _Room:
-    """Memory for copies of some tensors of one dtype on one device: as they were, and as they are.
+    """Memory for copies of some tensors of one dtype on one device.
 
-    All of them are copied, compared or put back by a few operations, however many they are.
+    All of them are copied or put back by one operation, however many they are.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         sizes = [tensor.numel() for tensor in tensors]
-        self.before, self.now = tensors[0].new_empty((2, sum(sizes))).unbind()
-        self.before_views, self.now_views = (
-            [part.view(each.shape) for part, each in zip(torch.split(flat, sizes), tensors, strict=True)]
-            for flat in (self.before, self.now)
-        )
+        self.flat = tensors[0].new_empty(sum(sizes))
+        parts = torch.split(self.flat, sizes)
+        self.views = [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
 
 class Buffers:
@@ -43,6 +41,7 @@ class Buffers:
         self._num_entries = -1
         self._places: list[tuple[dict[str, Any], str]] = []
         self._found: list[Any] = []
+        self._shapes: list[Any] = []
         self._rooms: list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]] = []
 
     def save(self) -> None:
@@ -52,12 +51,12 @@ class Buffers:
         if not self._places:
             return
         found = [buffers[name] for buffers, name in self._places]
-        if len(found) != len(self._found) or not all(map(is_, found, self._found)):
-            self._found = found
+        if not _are_same(found, self._found) or [*map(_shape, found)] != self._shapes:
+            self._found, self._shapes = found, [*map(_shape, found)]
             self._rooms = self._built()
         with torch.no_grad():
             for room, _, tensors in self._rooms:
-                torch._foreach_copy_(room.before_views, tensors)
+                torch._foreach_copy_(room.views, tensors)
 
     def restore(self, skip: bool | Tensor) -> None:
         """Put every buffer back if ``skip``; of one that was assigned anew, what it holds.
@@ -71,15 +70,18 @@ class Buffers:
             return
         for room, places, tensors in self._rooms:
             now = [buffers[name] for buffers, name in places]
-            if isinstance(skip, Tensor) and all(map(is_, now, tensors)):
-                torch._foreach_copy_(room.now_views, now)
+            is_skipped = torch.as_tensor(skip, device=room.flat.device) > 0
+            is_whole = _are_same(now, tensors) and [*map(_shape, now)] == [*map(_shape, room.views)]
+            if isinstance(skip, Tensor) and is_whole:
+                current = _Room(now)
+                torch._foreach_copy_(current.views, now)
                 # Arithmetic would pass NaN on.
-                torch.where(skip > 0, room.before, room.now, out=room.now)
-                torch._foreach_copy_(now, room.now_views)
+                torch.where(is_skipped, room.flat, current.flat, out=current.flat)
+                torch._foreach_copy_(now, current.views)
                 continue
-            for before, tensor in zip(room.before_views, now, strict=True):
+            for before, tensor in zip(room.views, now, strict=True):
                 if tensor is not None and tensor.shape == before.shape:
-                    tensor.copy_(before if skip is True else torch.where(skip > 0, before, tensor))
+                    tensor.copy_(before if skip is True else torch.where(is_skipped, before, tensor))
 
     def identity(self) -> list[int]:
         """Return what differs when a buffer, or a module, became another."""
@@ -90,21 +92,20 @@ class Buffers:
         return list(self._rooms)
 
     def _modules_now(self) -> list[Any]:
-        return [*chain.from_iterable(map(dict.values, self._parents))]
+        return [*chain.from_iterable([each.values() for each in self._parents])]
 
     def _has_same_modules(self) -> bool:
-        now = self._modules_now()
-        return len(now) == len(self._modules) and all(map(is_, now, self._modules))
+        return _are_same(self._modules_now(), self._modules)
 
     def _look(self) -> None:
         modules = list(self._model.modules())
-        buffers = [module._buffers for module in modules]
+        buffers = [buffers_of(module) for module in modules]
         children = [module._modules for module in modules]
         # Their number tells of what has come or gone, the modules themselves of what was replaced.
         self._dicts, self._parents = buffers + children, [each for each in children if each]
         self._num_entries, self._modules = sum(map(len, self._dicts)), self._modules_now()
         self._places = [(each, name) for each in buffers for name in each]
-        self._found, self._rooms = [], []
+        self._found, self._shapes, self._rooms = [], [], []
 
     def _built(self) -> list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]]:
         kinds: dict[Any, list[tuple[tuple[dict[str, Any], str], Tensor]]] = {}
@@ -118,6 +119,21 @@ class Buffers:
             tensors = [tensor for _, tensor in kind]
             rooms.append((_Room(tensors), [place for place, _ in kind], tensors))
         return rooms
+
+
+def buffers_of(module: nn.Module) -> dict[str, Any]:
+    """Return where the buffers of ``module`` itself stand, by name."""
+    if isinstance(module._buffers, dict):
+        return module._buffers
+    return dict(module.named_buffers(recurse=False))  # A ScriptModule's are elsewhere, and are not replaced.
+
+
+def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
+def _shape(buffer: Tensor | None) -> Any:
+    return None if buffer is None else buffer.shape
 
 
 def _is_writable(buffer: Tensor) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from hookline.kernel.buffers import buffers_of
 
 __all__ = ["Contents", "CudaGraphs", "Snapshot"]
 
@@ -21,6 +24,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._aside: torch.cuda.Stream | None = None
 
     def are_there(self) -> bool:
         """Return whether the device has graphs."""
@@ -28,8 +32,7 @@ class CudaGraphs:
 
     def warm_up(self, function: Callable[[], _Result]) -> _Result:
         """Return what ``function`` returns, run on a stream of its own, as a capture will be."""
-        here = torch.cuda.current_stream(self.device)
-        aside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        here, aside = torch.cuda.current_stream(self.device), self._stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             result = function()
@@ -41,11 +44,26 @@ class CudaGraphs:
 
         The memory of the result is written by each replay. Waits for the device.
         """
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: those that fetch and pin batches do.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = function()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        here = torch.cuda.current_stream(self.device)
+        # A capture that fails leaves its stream the current one, so ours is set around it.
+        with torch.cuda.device(self.device), torch.cuda.stream(here):
+            try:
+                # Other threads may use the device meanwhile: those that fetch and pin batches do.
+                with torch.cuda.graph(
+                    graph, pool=pool, stream=self._stream(), capture_error_mode="thread_local"
+                ):
+                    result = function()
+            except BaseException:
+                with suppress(Exception):  # Before torch 2.13 all memory would come from the pool ever after.
+                    torch._C._cuda_endAllocateToPool(self.device.index, pool)
+                raise
         return result, graph.replay
+
+    def _stream(self) -> torch.cuda.Stream:
+        if self._aside is None:
+            self._aside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return self._aside
 
     def seconds(self, function: Callable[[], Any], num: int) -> float:
         """Return how long one call of ``function`` takes, the mean of ``num``. Waits for the device."""
@@ -58,7 +76,7 @@ class CudaGraphs:
 
 
 class Snapshot:
-    """What an iteration changes, to be put back into the same memory.
+    """What an iteration changes, to be put back into the memory where it is then.
 
     Args:
         model: Its parameters and buffers.
@@ -68,29 +86,35 @@ class Snapshot:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, others: Iterable[Tensor]) -> None:
         self._optimizer = optimizer
-        self._tensors = [*model.parameters(), *model.buffers(), *others, *self._state()]
+        self._buffers = Contents([buffers_of(module) for module in model.modules()])
+        self._tensors = [*model.parameters(), *model.buffers(), *others]
         self._copies = [tensor.detach().clone() for tensor in self._tensors]
+        self._state = {place: value.clone() for place, value in self._state_now().items()}
         self._rng = random.getstate(), torch.get_rng_state()
         has_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._device_rng = torch.cuda.get_rng_state_all() if has_device else []
 
     def restore(self) -> None:
         """Make everything as it was."""
-        known = set(map(id, self._tensors))
+        self._buffers.put_back()
         with torch.no_grad():
             for tensor, copy in zip(self._tensors, self._copies, strict=True):
                 tensor.copy_(copy)
-            for tensor in self._state():
-                if id(tensor) not in known:
-                    tensor.zero_()
+            for place, tensor in self._state_now().items():  # A kernel may keep it in other memory now.
+                tensor.copy_(self._state[place]) if place in self._state else tensor.zero_()
         random.setstate(self._rng[0])
         torch.set_rng_state(self._rng[1])
         if self._device_rng:
             torch.cuda.set_rng_state_all(self._device_rng)
 
-    def _state(self) -> list[Tensor]:
-        states = self._optimizer.state.values()
-        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    def _state_now(self) -> dict[tuple[int, str], Tensor]:
+        states = self._optimizer.state.items()
+        return {
+            (id(p), name): value
+            for p, state in states
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
 
 
 class Contents:

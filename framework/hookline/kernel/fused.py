@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-__all__ = ["Bucket", "bucket_of", "fits", "fused_function", "may_fuse", "option_names"]
+__all__ = [
+    "Bucket", "bucket_of", "fits", "fused_function", "is_ordinary", "laid_as", "may_fuse", "option_names",
+]  # fmt: skip
 
 _DEVICES = ("cpu", "cuda")
 _ADAM = (
@@ -69,8 +71,9 @@ def fused_function(optimizer: Optimizer) -> Callable[..., None] | None:
 
 def may_fuse(group: dict[str, Any]) -> bool:
     """Return whether nobody chose otherwise and torch's fused form takes the parameters."""
-    chosen = any(group.get(name) for name in ("foreach", "capturable", "differentiable", "dampening"))
-    return group["fused"] is None and not chosen and all(map(_is_ordinary, group["params"]))
+    chosen = any(group.get(name) for name in ("capturable", "differentiable", "dampening"))
+    is_free = group["fused"] is None and group.get("foreach") is None and not chosen
+    return is_free and all(map(is_ordinary, group["params"]))
 
 
 def fits(group: dict[str, Any]) -> bool:
@@ -102,14 +105,14 @@ def _state_of(
             # Zeros are what a first update starts from; also in SGD, where dampening is 0.
             if state.get(name) is None:
                 state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state[name] = laid_as(state[name], p)
     lists = [[state[name] for state in states] for name in names]
     if "betas" not in group:
         return lists, []
     steps = [state.get("step", 0.0) for state in states]
-    if not _share_memory(steps):
+    if not _share_memory(steps, params[0].device):
         # Counted up by one operation instead of one each.
-        counts = [torch.as_tensor(step, dtype=torch.float32, device=params[0].device) for step in steps]
-        steps = list(torch.stack(counts).unbind())
+        steps = list(torch.stack([_count(step, params[0].device) for step in steps]).unbind())
         for state, step in zip(states, steps, strict=True):
             state["step"] = step
     whole = steps[0]._base
@@ -132,11 +135,31 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "dampening": 0.0, "is_first_step": False, **common}
 
 
-def _share_memory(steps: Sequence[Any]) -> bool:
+def _share_memory(steps: Sequence[Any], device: torch.device) -> bool:
     """Return whether all counts are parts of one tensor, so that they need no new one."""
-    bases = {id(getattr(step, "_base", None)) for step in steps}
-    return len(bases) == 1 and getattr(steps[0], "_base", None) is not None
+    base = getattr(steps[0], "_base", None)
+    fits = base is not None and base.dtype == torch.float32 and base.device == device
+    return fits and all(getattr(step, "_base", None) is base for step in steps)
 
 
-def _is_ordinary(p: Tensor) -> bool:
-    return p.device.type in _DEVICES and p.is_floating_point() and p.layout == torch.strided
+def _count(step: float | Tensor, device: torch.device) -> Tensor:
+    if isinstance(step, Tensor):
+        return step.to(device, torch.float32)
+    return torch.full((), step, dtype=torch.float32, device=device)  # From a number no device is waited for.
+
+
+def laid_as(tensor: Tensor, p: Tensor) -> Tensor:
+    """Return ``tensor`` in the memory layout of ``p``, which the fused functions take for granted."""
+    if tensor.stride() == p.stride():
+        return tensor
+    sizes = zip(p.shape, tensor.stride(), p.stride(), strict=True)
+    if all(one == other for size, one, other in sizes if size > 1):
+        return tensor
+    return torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensor)
+
+
+def is_ordinary(p: Tensor) -> bool:
+    """Return whether torch's fused functions can be trusted with ``p``: they walk through raw memory."""
+    is_plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type in _DEVICES
+    is_dense = p.layout == torch.strided and torch.ops.aten.is_non_overlapping_and_dense(p)
+    return is_plain and p.is_floating_point() and is_dense

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hookline.kernel.buffers import buffers_of
 from hookline.kernel.capture import Contents, CudaGraphs, Snapshot
 from hookline.kernel.step import StepKernel
 from hookline.nesting import map_tensors, to_device
@@ -34,6 +35,7 @@ __all__ = ["ForwardWatch", "GraphKernel"]
 _WARM_UPS = 3  # Source: torch's notes on CUDA graphs. Libraries set themselves up in the first iterations.
 _NUM_TIMED = 10
 _MAX_CAPTURES = 5
+_NUM_COMMON = 3  # As many in a row are no exception.
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 _log = logging.getLogger(__name__)
@@ -88,18 +90,20 @@ class GraphKernel(StepKernel):
     ) -> None:
         super().__init__(model, optimizer, **options)
         self.mode = "" if choose else "graph"
+        self._measured = ""
         self.forbidden = ""
         self.watch, self._say = watch, say
         self._graphs = graphs or CudaGraphs(self.device)
         self._compile = options.get("compile", False)
         self._captured: _Captured | None = None
-        self._num_warm = self._num_captures = 0
+        self._num_warm = self._num_captures = self._num_odd = 0
         self._has_said_shapes = False
 
     def step(self, microbatches: Sequence[Any]) -> dict[str, Tensor]:
         """See `StepKernel.step`."""
         if self.mode == "eager":
             return super().step(microbatches)
+        self._update.refresh()
         if obstacle := self._obstacle(microbatches):
             self._give_up(obstacle)
             return super().step(microbatches)
@@ -119,20 +123,22 @@ class GraphKernel(StepKernel):
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `StepKernel.state_dict` does, and the mode."""
-        return {**super().state_dict(), **({"mode": self.mode} if self.mode else {})}
+        """Return what `StepKernel.state_dict` does, and the mode where it was measured."""
+        return {**super().state_dict(), **({"mode": self._measured} if self._measured else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; what was chosen there is not chosen again."""
-        self.mode = self.mode or state.get("mode", "")
+        """Go on from ``state``; what was measured there is not measured again."""
+        if not self.mode and "mode" in state:
+            self.mode = self._measured = state["mode"]
+            self._say(f"train.kernel: {self.mode}, as it was measured before.")
         super().load_state_dict(state)
 
     def _obstacle(self, microbatches: Any) -> str:
         """Return what forbids a graph, and whose it is."""
-        if self.forbidden:
-            return self.forbidden
         if not self._graphs.are_there():
             return f"the model is on {self.device}, and only CUDA has graphs"
+        if self.forbidden:
+            return self.forbidden
         if self._group is not None:
             return "the gradients are averaged over several ranks"
         if self.after_backward is not None:
@@ -154,7 +160,8 @@ class GraphKernel(StepKernel):
 
     def _choose(self, batches: list[Any]) -> None:
         """Run ``batches`` in both ways, leave everything as it was, and keep the faster way."""
-        snapshot = Snapshot(self.model, self.optimizer, super().state_tensors())
+        others = [*self._update.params, *self.state_tensors()]
+        snapshot = Snapshot(self.model, self.optimizer, others)
         with self.watch.discarding() if self.watch is not None else nullcontext():
             for _ in range(_WARM_UPS):
                 self._graphs.warm_up(lambda: StepKernel.step(self, batches))
@@ -166,6 +173,7 @@ class GraphKernel(StepKernel):
         if captured is None:
             return
         times = f"{graph_s * 1e3:.3g} ms an iteration as a CUDA graph, {eager_s * 1e3:.3g} ms eagerly"
+        self._measured = "graph" if graph_s < eager_s else "eager"
         if graph_s < eager_s:
             self._say(f"train.kernel: graph, measured {times}.")
         else:
@@ -177,47 +185,68 @@ class GraphKernel(StepKernel):
         for group in self.optimizer.param_groups:
             self._set_lr(group)
         captured = self._captured
-        if captured is None or captured.given != self._given():
+        if captured is not None and captured.given != self._given():
+            self._captured = None  # Eagerly first: state may have to be begun.
+            return None
+        if captured is None:
             if self._num_captures == _MAX_CAPTURES:
                 self._give_up("options of the optimizer, or modes of the model, keep changing")
                 return None
             captured = self._try_to_capture(batches, tensors, shapes)
-        elif captured.shapes != shapes:
-            if not self._has_said_shapes:
-                self._has_said_shapes = True
-                self._say("train.kernel: an iteration whose batches have other shapes runs eagerly.")
-            return None
+        elif not _are_equal(captured.shapes, shapes):
+            captured = self._other_shapes(batches, tensors, shapes)
+        else:
+            self._num_odd = 0
         if captured is not None:
             torch._foreach_copy_(captured.inputs, tensors, non_blocking=True)
         return captured
 
+    def _other_shapes(self, batches: list[Any], tensors: list[Tensor], shapes: Any) -> _Captured | None:
+        """Return a new graph when these shapes are common; None where they are the exception."""
+        self._num_odd += 1
+        if self._num_odd == _NUM_COMMON and self._num_captures < _MAX_CAPTURES:
+            self._num_odd = 0
+            return self._try_to_capture(batches, tensors, shapes)
+        if not self._has_said_shapes:
+            self._has_said_shapes = True
+            self._say(
+                "train.kernel: an iteration whose batches have other shapes, or hold other values beside "
+                "their tensors, runs eagerly."
+            )
+        return None
+
     def _set_lr(self, group: dict[str, Any]) -> None:
-        """Have the rate of ``group`` on the device."""
-        rate = group["lr"]
-        if isinstance(rate, Tensor) and rate.device == self.device:
-            return
-        room = self._update.lrs.get(id(group))
+        """Have the rate of ``group`` on the device, in memory that stays."""
+        rate, room = group["lr"], self._update.lrs.get(id(group))
         if room is None:
-            self._update.lrs[id(group)] = torch.full((), float(rate), device=self.device)
+            room = self._update.lrs[id(group)] = torch.zeros((), dtype=torch.float32, device=self.device)
+        if isinstance(rate, Tensor) and not rate.is_cpu:
+            room.copy_(rate)
         else:
             room.fill_(float(rate))
 
     def _given(self) -> list[Any]:
         """Return what a graph takes as given, to be compared."""
-        params = self._update.params
+        params = self._parameters()
         return [
             *self._update.constants(),
             *self._update.identity(),
             *self._buffers.identity(),
-            *map(Tensor.data_ptr, params),
+            *map(Tensor.data_ptr, (*params, *self.model.buffers())),
             *(p.requires_grad for p in params),
             *(module.training for module in self.model.modules()),
         ]
+
+    def _parameters(self) -> list[Tensor]:
+        """Return those of the model and of the optimizer, each once."""
+        return [*{id(p): p for p in (*self.model.parameters(), *self._update.params)}.values()]
 
     def _try_to_capture(self, batches: list[Any], tensors: list[Tensor], shapes: Any) -> _Captured | None:
         self._captured = None  # Its memory is free for the next one.
         self._num_captures += 1
         self._update.bind()
+        for p in self._parameters():  # Also those that the optimizer does not have, and so does not drop.
+            p.grad = None
         try:
             self._captured = self._capture(batches, tensors, shapes)
         except Exception as error:  # Whatever it is: eagerly it works, or is raised again where it belongs.
@@ -229,7 +258,7 @@ class GraphKernel(StepKernel):
         rest = iter(inputs)
         own = map_tensors(batches, lambda _: next(rest))
         states = self.optimizer.state
-        buffers = [module._buffers for module in self.model.modules()]
+        buffers = [buffers_of(module) for module in self.model.modules()]
         before = Contents([*buffers, states, *states.values()])
 
         def iterate() -> tuple[list[str], Tensor]:
@@ -243,7 +272,7 @@ class GraphKernel(StepKernel):
             was_changed = before.put_back()
         if was_changed:
             raise ValueError("an iteration puts a new tensor in place of a buffer, or begins optimizer state")
-        grads = [(p, p.grad) for p in self._update.params]
+        grads = [(p, p.grad) for p in self._parameters() if p.grad is not None]
         kept = [own, self._buffers.held(), self._update.held()]
         return _Captured(self._given(), shapes, inputs, names, values, grads, replay, kept)
 
@@ -268,7 +297,7 @@ class _Captured:
     inputs: list[Tensor]
     names: list[str]
     values: Tensor
-    grads: list[tuple[Tensor, Tensor | None]]
+    grads: list[tuple[Tensor, Tensor]]
     replay: Callable[[], None]
     kept: list[Any]
 
@@ -297,6 +326,13 @@ def _flat(batches: Sequence[Any]) -> tuple[list[Tensor], Any]:
         return _Shape(tensor.shape, tensor.dtype) if isinstance(tensor, Tensor) else tensor
 
     return tensors, map_tensors(batches, take)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # As arrays do, which have no truth.
+        return False
 
 
 def _described(error: BaseException) -> str:

@@ -93,13 +93,14 @@ class StepKernel:
         self.model, self.optimizer, self.precision = model, optimizer, precision
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self._update, self._buffers = Update(optimizer), Buffers(model)
+        require(bool(self._update.params), "optimizer", "one with parameters", type(optimizer).__name__)
         self.device = torch.device(device or self._update.params[0].device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self._reads = self.device.type in _HOST_DEVICES
-        self._run_backward = backward_function(self.device)
         self._ones: dict[torch.dtype, Tensor] = {}
-        # Beside the model, not instead of it: the names in its state_dict stay as they are.
-        options = compile if isinstance(compile, Mapping) else {}
-        self._forward = model if compile is False else torch.compile(model, **options)
+        self._run_backward = backward_function(self.device)
+        self._forward = model if compile is False else _compiled(model, compile)
         self._ddp = model if isinstance(model, DistributedDataParallel) else None
         self._group = self._ddp.process_group if self._ddp and process_group is None else process_group
         self._where = f"{type(self._ddp.module if self._ddp else model).__name__}(batch)"
@@ -108,7 +109,7 @@ class StepKernel:
             # Source: GradScaler refuses them too. Their gradients would underflow when unscaled.
             dtypes = {p.dtype for p in self._update.params}
             require(torch.float16 not in dtypes, "precision", "no float16 parameters with fp16", dtypes)
-            self._scale = torch.full((), _INITIAL_SCALE, device=self.device)
+            self._scale = torch.full((), _INITIAL_SCALE, dtype=torch.float32, device=self.device)
             self._growth_tracker = torch.zeros((), dtype=torch.int32, device=self.device)
 
     def step(self, microbatches: Sequence[Any]) -> dict[str, Tensor]:
@@ -183,10 +184,13 @@ class StepKernel:
                     part = loss.detach() if type(weight) is int and weight == 1 else loss.detach() * weight
                     if name in sums:
                         part = sums[name] + part
-                    elif loss.is_leaf or loss._is_view():  # Else nobody changes it.
+                    elif loss.is_leaf or loss._is_view() or self._forward is not self.model:
+                        # Else nobody changes it; compiled code may use its memory again.
                         part = part.clone()
                     sums[name] = part
                 num_items = num_items + weight
+            if AUTOCAST_DTYPES[self.precision] is not None:
+                torch.clear_autocast_cache()  # In somebody's own region it would outlive the weights.
         return sums, num_items
 
     def _finish(self, metrics: dict[str, Tensor], num_items: int | Tensor) -> dict[str, Tensor]:
@@ -198,6 +202,7 @@ class StepKernel:
             divisor = 1.0
             with torch.enable_grad():
                 self.after_backward()
+            self._update.lay_out()
         if isinstance(num_items, Tensor) or num_items != 1:
             metrics = {name: total / num_items for name, total in metrics.items()}
         if self._scale is not None:
@@ -223,9 +228,11 @@ class StepKernel:
     def _backward(self, loss: Tensor, weight: int | Tensor) -> None:
         """Add the gradients of ``loss`` times ``weight`` and the loss scale."""
         one = self._ones.get(loss.dtype)
-        if one is None:
+        if one is None or one.device != loss.device:
             one = self._ones[loss.dtype] = torch.ones_like(loss, requires_grad=False)
-        factor = one if type(weight) is int and weight == 1 else one * weight
+        factor = one.clone()  # A parameter may take it as its gradient, in which others write.
+        if type(weight) is not int or weight != 1:
+            factor = factor * weight
         if self._scale is not None:
             factor = factor * self._scale
         # Backward repeats the dtypes of forward; an active autocast would change some.
@@ -243,7 +250,8 @@ class StepKernel:
             divisor = items / self._group.size()
         if self._scale is not None:
             divisor = divisor * self._scale
-        if self._reads or not isinstance(divisor, Tensor):
+        is_on_host = isinstance(divisor, Tensor) and divisor.is_cpu and not total_loss.is_cpu
+        if self._reads or is_on_host or not isinstance(divisor, Tensor):
             return float(divisor)
         return divisor.to(total_loss.dtype)
 
@@ -254,7 +262,7 @@ class StepKernel:
                 is_finite = math.isfinite(norm.item()) and math.isfinite(total_loss.item())
                 return norm if is_finite else torch.full_like(norm, torch.nan), not is_finite
             # A sum and a norm hand on every NaN and inf, so these two speak for all others: 0, or NaN.
-            both = norm + total_loss
+            both = norm + total_loss.to(norm.device)
             zero = both - both
             return (norm + zero).to(norm.dtype), (zero != 0).float()
         flags = torch.stack([~torch.isfinite(total_loss), ~torch.isfinite(norm)]).float()
@@ -278,3 +286,13 @@ class StepKernel:
             found_inf = skip if isinstance(skip, Tensor) else torch.full_like(self._scale, float(skip))
             torch._amp_update_scale_(self._scale, self._growth_tracker, found_inf, *_SCALE_RULE)
             self._scale.clamp_(min=_MIN_SCALE)
+
+
+def _compiled(model: nn.Module, options: bool | Mapping[str, Any]) -> Any:
+    """Return what stands beside the model: the names in its state_dict stay as they are."""
+    require(options is True or isinstance(options, Mapping), "compile", "True, False or options", options)
+    try:
+        return torch.compile(model, **(options if isinstance(options, Mapping) else {}))
+    except Exception as error:  # It has many of its own.
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"compile: expected options of torch.compile, got {options!r}. {said}") from error

@@ -22,11 +22,21 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim import optimizer as _of_all
 
-from hookline.kernel.fused import Bucket, bucket_of, fits, fused_function, may_fuse, option_names
+from hookline.kernel.fused import (
+    Bucket,
+    bucket_of,
+    fits,
+    fused_function,
+    is_ordinary,
+    laid_as,
+    may_fuse,
+    option_names,
+)
 
 __all__ = ["Update"]
 
-_is_sparse = attrgetter("is_sparse")
+_MAX_BOUND = 16
+_is_sparse, _stride = attrgetter("is_sparse"), Tensor.stride
 # Up to so many elements, 512 KiB of float32, it is faster on a CPU to copy all of them into one tensor and
 # take its norm than to take a norm of each: 6 instead of 12 µs for 6 of them, 29 instead of 55 for 32.
 _MAX_FLAT = 2**17
@@ -52,6 +62,7 @@ class Update:
         self._kinds: list[tuple[dict[str, Any], list[Tensor]]] = []
         self._bound: dict[tuple[int, ...] | None, list[Bucket]] = {}
         self._held: list[Any] = []
+        self._strides: list[Any] = []
         self._call = fused_function(optimizer)
         self._options = itemgetter(*option_names(optimizer))
         self._obstacle = ""
@@ -59,13 +70,20 @@ class Update:
         self._has_own_zero_grad = type(optimizer).zero_grad is not Optimizer.zero_grad
         self.begin()
 
-    def begin(self) -> None:
-        """Drop all gradients, and notice which groups and parameters have come or gone."""
+    def refresh(self) -> None:
+        """Notice which groups and parameters have come or gone, or have another layout in memory."""
         groups = self.optimizer.param_groups
         listed = [p for group in groups for p in group["params"]]
         if not _are_same(groups, self._groups) or not _are_same(listed, self._listed):
             self._groups, self._listed = list(groups), listed
             self._gather()
+        strides = [*map(_stride, self.params)]
+        if strides != self._strides:
+            self._strides, self._held = strides, []
+
+    def begin(self) -> None:
+        """Drop all gradients, and `refresh`."""
+        self.refresh()
         if self._has_own_zero_grad:
             self.optimizer.zero_grad(set_to_none=True)
         for p in self.params:
@@ -73,11 +91,19 @@ class Update:
 
     def gradients(self) -> list[Tensor]:
         """Return dense tensors in the memory of all gradients; of a sparse one, its values."""
+        if self._has_grad_hooks:
+            self.lay_out()
         grads = [grad for p in self.params if (grad := p.grad) is not None]
         if any(map(_is_sparse, grads)):
             self._unfuse()
             return [_values(p) for p in self.params if p.grad is not None]
         return grads
+
+    def lay_out(self) -> None:
+        """Give each gradient that somebody put in its place the memory layout that backward would have."""
+        for p in self.params:
+            if p.grad is not None and not p.grad.is_sparse:
+                p.grad = laid_as(p.grad, p)
 
     def norm(self, grads: list[Tensor]) -> Tensor:
         """Return the L2 norm of ``grads`` together, 0-D, float32 or more; not finite where one is not."""
@@ -163,15 +189,24 @@ class Update:
 
     def held(self) -> list[Any]:
         """Return what holds the memory that an update uses."""
-        return [*self._listed, *self._holding(), self._scale, *self.lrs.values(), *self._bound.values()]
+        own = (self._scale, *self.lrs.values(), *self._bound.values())
+        return [*self._groups, *self._listed, *self._holding(), *own]
 
     def _gather(self) -> None:
         """Sort the parameters by group, dtype and device, each once; turn ``fused`` on where it may be."""
+        for group in self._groups if self._fused_here else ():
+            if not all(map(is_ordinary, group["params"])):  # It has the defaults, which are ours.
+                group["fused"] = None
         if self._call is not None and all(map(may_fuse, self._groups)):
             # A new group begins with the defaults.
             self._fused_here = [*self._groups, self.optimizer.defaults]
             for options in self._fused_here:
                 options["fused"] = True
+            for p, state in self.optimizer.state.items():
+                if isinstance(state.get("step"), Tensor):  # Without fused it is on the CPU.
+                    state["step"] = state["step"].to(p.device, torch.float32)
+        if self._call is not None and all(group.get("fused") for group in self._groups):
+            # A copy of an optimizer lacks it.
             self.optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
         kinds: dict[Any, tuple[dict[str, Any], dict[int, Tensor]]] = {}
         seen: set[int] = set()
@@ -186,8 +221,11 @@ class Update:
         self._held = []
         dtypes = {p.dtype for p in self.params}
         self._has_double = torch.float64 in dtypes
+        self._has_grad_hooks = any(getattr(p, "_post_accumulate_grad_hooks", None) for p in self.params)
         self._has_one_device = len({p.device for p in self.params}) == 1
-        self._scale = torch.ones((), device=self.params[0].device)
+        if not self.params:
+            return
+        self._scale = torch.ones((), dtype=torch.float32, device=self.params[0].device)
         num_elements = sum(p.numel() for p in self.params)
         self._is_small = len(self._kinds) == 1 and self._scale.is_cpu and num_elements <= _MAX_FLAT
         # The norm of halves ends at 65504.
@@ -212,13 +250,16 @@ class Update:
         """Return whether somebody wants to know of each ``optimizer.step()``, or has replaced it."""
         optimizer = self.optimizer
         own = vars(optimizer).get("step")
+        is_original = own is None or (
+            # torch's schedulers put a wrapper there that only notes the call.
+            hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is type(optimizer).step
+        )
         return bool(
             optimizer._optimizer_step_pre_hooks
             or optimizer._optimizer_step_post_hooks
             or _of_all._global_optimizer_pre_hooks
             or _of_all._global_optimizer_post_hooks
-            # torch's schedulers put a wrapper there that only notes the call.
-            or (own is not None and not hasattr(own, "_wrapped_by_lr_sched"))
+            or not is_original
         )
 
     def _holding(self) -> list[Any]:
@@ -237,6 +278,8 @@ class Update:
             self._obstacle = f"the parameters of {kind} are on several devices"
         elif len(self.params) != len(self._listed):  # torch updates it twice.
             self._obstacle = f"a parameter of {kind} is listed twice"
+        elif not all(map(is_ordinary, self.params)):
+            self._obstacle = f"a parameter of {kind} is no plain tensor, or not dense in memory"
 
     def _buckets(self, grads: list[Tensor]) -> list[Bucket] | None:
         """Return what to call the fused function on; None where only ``optimizer.step()`` does it right."""
@@ -246,7 +289,12 @@ class Update:
         if len(grads) != len(self.params):
             which = tuple(i for i, p in enumerate(self.params) if p.grad is not None)
         if which not in self._bound:
-            self._bound[which] = self._bind(None if which is None else set(which))
+            if len(self._bound) >= _MAX_BOUND:  # Of a model that leaves out layers at random.
+                self._bound.clear()
+            buckets = self._bind(None if which is None else set(which))
+            if not _are_same(self._holding(), self._held):  # State was begun, or step counts moved.
+                self._look()
+            self._bound[which] = buckets
         return self._bound[which]
 
     def _bind(self, which: set[int] | None) -> list[Bucket]:
@@ -266,8 +314,10 @@ class Update:
         if found_inf is not None and not self.waits():
             self._seed_momentum()
             self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
-            self.optimizer.step()
-            del self.optimizer.found_inf  # type: ignore[attr-defined]
+            try:
+                self.optimizer.step()
+            finally:
+                del self.optimizer.found_inf  # type: ignore[attr-defined]
         elif found_inf is None or not found_inf.item():  # The one wait.
             self.optimizer.step()
 

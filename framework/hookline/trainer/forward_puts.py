@@ -64,7 +64,7 @@ class _Recorder(EventStorage):
     def put_scalar(
         self, name: str, value: Any, smoothing_hint: bool = True, *, volatile: bool = False
     ) -> None:
-        """Keep the tensor, and with it its memory, which would be used again otherwise."""
+        """Keep a copy, which a replay writes too."""
         if not isinstance(value, Tensor) or value.device != self._device:
             raise _refused("scalar", name, f" from the host, not from {self._device}")
         last, name = self.puts[-1] if self.puts else None, self._prefix + name
@@ -72,7 +72,7 @@ class _Recorder(EventStorage):
         if last is None or name in last.scalars or last[1:] != (smoothing_hint, volatile):
             last = _Puts({}, smoothing_hint, volatile)
             self.puts.append(last)
-        last.scalars[name] = value.detach()
+        last.scalars[name] = value.detach().clone()  # As it is here, whatever is done to it after.
 
     def put_scalars(
         self,
