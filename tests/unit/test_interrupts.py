@@ -41,6 +41,20 @@ def test_the_first_signal_is_noted_and_told(number, caplog, exits):
     assert exits == []
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("reentrant call"), ImportError("partially initialized module")]
+)
+def test_a_signal_that_cannot_be_told_is_noted_all_the_same(monkeypatch, exits, error):
+    def log(*args):
+        raise error
+
+    monkeypatch.setattr(logging.getLogger("hookline.trainer.interrupts"), "log", log)
+    with Interrupts() as interrupts:
+        send(signal.SIGINT)
+    assert interrupts.signal is signal.SIGINT
+    assert exits == []
+
+
 def test_a_signal_that_a_launcher_sends_twice_is_one(exits, clock):
     with Interrupts():
         send(signal.SIGTERM)

@@ -73,7 +73,7 @@ class Interrupts:
             if not self.ending:
                 # On every rank, but a person need not read it more than once.
                 level = logging.WARNING if distributed.is_main() else logging.INFO
-                with suppress(RuntimeError):  # The signal came in the midst of printing.
+                with suppress(Exception):  # It may come amid printing, or the import of what prints.
                     _log.log(level, "%s: pausing the run. Send it again to exit at once.", self.signal.name)
         elif now - self._noted_at > _SAME_S:
             os._exit(128 + number)
