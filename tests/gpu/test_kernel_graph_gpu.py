@@ -203,3 +203,17 @@ def test_scalars_of_a_forward_reach_writers_in_every_iteration(tmp_path):
             2 * event.scalars["total_loss"].value, rel=1e-5
         )
     assert trainer.kernel._captured is not None
+
+
+def test_after_a_failed_capture_everything_goes_on():
+    kernel, said, eager = pair(model=Reading, dropout=0.5)
+    here = torch.cuda.current_stream()
+    results = []
+    for each in (kernel, eager):
+        torch.cuda.manual_seed(3)
+        results.append([each.step(make_batches(1, i)) for i in range(8)])
+    assert len(said) == 1
+    assert torch.cuda.current_stream() == here
+    assert_same(*results)
+    torch.empty(1 << 20, device="cuda").record_stream(torch.cuda.Stream())
+    torch.cuda.empty_cache()

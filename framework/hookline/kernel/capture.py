@@ -55,10 +55,17 @@ class CudaGraphs:
                 ):
                     result = function()
             except BaseException:
-                with suppress(Exception):  # Before torch 2.13 all memory would come from the pool ever after.
-                    torch._C._cuda_endAllocateToPool(self.device.index, pool)
+                self._clean_up(pool)
                 raise
         return result, graph.replay
+
+    def _clean_up(self, pool: Any) -> None:
+        """Undo what a failed capture leaves behind in torch before 2.13; later there is nothing to undo."""
+        with suppress(Exception):  # All memory would come from the pool ever after.
+            torch._C._cuda_endAllocateToPool(self.device.index, pool)
+        with suppress(Exception):  # The generator would refuse to draw, as if it were still captured.
+            generator = torch.cuda.default_generators[self.device.index]
+            generator.graphsafe_set_state(generator.clone_state())
 
     def _stream(self) -> torch.cuda.Stream:
         if self._aside is None:
