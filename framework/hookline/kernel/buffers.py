@@ -31,10 +31,14 @@ class Buffers:
 
     A module that has come or gone since is noticed. What cannot be changed in place, a sparse buffer or
     one made by ``expand``, is left as it is.
+
+    Attributes:
+        modules: The model and all modules in it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self.modules: list[nn.Module] = []
         self._parents: list[dict[str, Any]] = []
         self._modules: list[Any] = []
         self._dicts: list[dict[str, Any]] = []
@@ -44,10 +48,14 @@ class Buffers:
         self._shapes: list[Any] = []
         self._rooms: list[tuple[_Room, list[tuple[dict[str, Any], str]], list[Tensor]]] = []
 
-    def save(self) -> None:
-        """Copy every buffer; all on its device."""
+    def refresh(self) -> None:
+        """Notice modules and buffers that have come or gone."""
         if sum(map(len, self._dicts)) != self._num_entries or not self._has_same_modules():
             self._look()
+
+    def save(self) -> None:
+        """Copy every buffer; all on its device."""
+        self.refresh()
         if not self._places:
             return
         found = [buffers[name] for buffers, name in self._places]
@@ -83,9 +91,10 @@ class Buffers:
                 if tensor is not None and tensor.shape == before.shape:
                     tensor.copy_(before if skip is True else torch.where(is_skipped, before, tensor))
 
-    def identity(self) -> list[int]:
-        """Return what differs when a buffer, or a module, became another."""
-        return [id(buffers.get(name)) for buffers, name in self._places] + [*map(id, self._modules_now())]
+    def tensors(self) -> list[Tensor]:
+        """Return the buffers, those that are None left out."""
+        found = (buffers.get(name) for buffers, name in self._places)
+        return [buffer for buffer in found if buffer is not None]
 
     def held(self) -> list[Any]:
         """Return what holds the memory of the copies."""
@@ -98,9 +107,9 @@ class Buffers:
         return _are_same(self._modules_now(), self._modules)
 
     def _look(self) -> None:
-        modules = list(self._model.modules())
-        buffers = [buffers_of(module) for module in modules]
-        children = [module._modules for module in modules]
+        self.modules = list(self._model.modules())
+        buffers = [buffers_of(module) for module in self.modules]
+        children = [module._modules for module in self.modules]
         # Their number tells of what has come or gone, the modules themselves of what was replaced.
         self._dicts, self._parents = buffers + children, [each for each in children if each]
         self._num_entries, self._modules = sum(map(len, self._dicts)), self._modules_now()

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -227,24 +228,27 @@ class GraphKernel(StepKernel):
 
     def _given(self) -> list[Any]:
         """Return what a graph takes as given, to be compared."""
-        params = self._parameters()
+        self._buffers.refresh()
+        params, buffers = self._parameters(), self._buffers.tensors()
         return [
             *self._update.constants(),
             *self._update.identity(),
-            *self._buffers.identity(),
-            *map(Tensor.data_ptr, (*params, *self.model.buffers())),
+            *map(id, (*self._buffers.modules, *params, *buffers)),
+            *map(Tensor.data_ptr, (*params, *buffers)),
             *(p.requires_grad for p in params),
-            *(module.training for module in self.model.modules()),
+            *(module.training for module in self._buffers.modules),
         ]
 
     def _parameters(self) -> list[Tensor]:
-        """Return those of the model and of the optimizer, each once."""
-        return [*{id(p): p for p in (*self.model.parameters(), *self._update.params)}.values()]
+        """Return those of the model and of the optimizer, some of them twice."""
+        own = chain.from_iterable([module._parameters.values() for module in self._buffers.modules])
+        return [*(p for p in own if p is not None), *self._update.params]
 
     def _try_to_capture(self, batches: list[Any], tensors: list[Tensor], shapes: Any) -> _Captured | None:
         self._captured = None  # Its memory is free for the next one.
         self._num_captures += 1
         self._update.bind()
+        self._buffers.refresh()
         for p in self._parameters():  # Also those that the optimizer does not have, and so does not drop.
             p.grad = None
         try:
@@ -258,7 +262,7 @@ class GraphKernel(StepKernel):
         rest = iter(inputs)
         own = map_tensors(batches, lambda _: next(rest))
         states = self.optimizer.state
-        buffers = [buffers_of(module) for module in self.model.modules()]
+        buffers = [buffers_of(module) for module in self._buffers.modules]
         before = Contents([*buffers, states, *states.values()])
 
         def iterate() -> tuple[list[str], Tensor]:
@@ -272,7 +276,7 @@ class GraphKernel(StepKernel):
             was_changed = before.put_back()
         if was_changed:
             raise ValueError("an iteration puts a new tensor in place of a buffer, or begins optimizer state")
-        grads = [(p, p.grad) for p in self._parameters() if p.grad is not None]
+        grads = [(p, p.grad) for p in set(self._parameters()) if p.grad is not None]
         kept = [own, self._buffers.held(), self._update.held()]
         return _Captured(self._given(), shapes, inputs, names, values, grads, replay, kept)
 
