@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -383,3 +384,24 @@ def test_a_position_of_before_there_were_folders_is_found_in_the_only_one(run):
     resumed.open(replace(run, writer="board"))
     resumed.close("paused")
     assert event_file(run).is_file()
+
+
+def test_iterations_do_not_wait_for_imports_that_open_can_do(tmp_path):
+    code = f"""
+        import sys
+        from pathlib import Path
+        from hookline import EventStorage, Run
+        from hookline_tensorboard import TensorBoardWriter
+
+        writer = TensorBoardWriter()
+        writer.open(Run(dir=Path({str(tmp_path)!r}), name="run", id="run", config={{}}, start_iter=0, period=1))
+        before = set(sys.modules)
+        storage = EventStorage()
+        storage.put_scalar("total_loss", 1.0)
+        writer.write(storage.step())
+        writer.state_dict()
+        print(sorted(name for name in set(sys.modules) - before if name.startswith("tensorboard")))
+    """
+    code = textwrap.dedent(code)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout == "[]\n"

@@ -27,6 +27,10 @@ class EventFile:
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
+        # Here and not at the first event: it takes 30 ms, which iterations would have to share.
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._records = RecordWriter
         self.path = path
         self.offset = offset
         self._file: io.FileIO | None = None
@@ -36,14 +40,12 @@ class EventFile:
 
     def append(self, events: Iterable[Any]) -> None:
         """Write all of ``events`` (protos), or none of them and raise; they are durable after ``sync``."""
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = io.FileIO(self.path, "w")
             _sync_directory(self.path.parent)
         buffer = io.BytesIO()
-        records = RecordWriter(buffer)
+        records = self._records(buffer)
         for event in events:
             records.write(event.SerializeToString())
         try:
