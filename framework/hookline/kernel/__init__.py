@@ -7,6 +7,7 @@
     backward  what Tensor.backward does, with less to look up
     update    the optimizer's update as one fused call
     fused     torch's fused functions, and what they are called with
+    identity  whether things are the very same
     buffers   what a forward changes besides gradients, and how it is undone
     graph     a whole iteration as one CUDA graph
     capture   the device's side of that, and how an iteration is undone

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hookline.kernel.identity import are_same
 
 __all__ = ["Buffers", "buffers_of"]
 
@@ -59,7 +60,7 @@ class Buffers:
         if not self._places:
             return
         found = [buffers[name] for buffers, name in self._places]
-        if not _are_same(found, self._found) or [*map(_shape, found)] != self._shapes:
+        if not are_same(found, self._found) or [*map(_shape, found)] != self._shapes:
             self._found, self._shapes = found, [*map(_shape, found)]
             self._rooms = self._built()
         with torch.no_grad():
@@ -79,7 +80,7 @@ class Buffers:
         for room, places, tensors in self._rooms:
             now = [buffers[name] for buffers, name in places]
             is_skipped = torch.as_tensor(skip, device=room.flat.device) > 0
-            is_whole = _are_same(now, tensors) and [*map(_shape, now)] == [*map(_shape, room.views)]
+            is_whole = are_same(now, tensors) and [*map(_shape, now)] == [*map(_shape, room.views)]
             if isinstance(skip, Tensor) and is_whole:
                 current = _Room(now)
                 torch._foreach_copy_(current.views, now)
@@ -104,7 +105,7 @@ class Buffers:
         return [*chain.from_iterable([each.values() for each in self._parents])]
 
     def _has_same_modules(self) -> bool:
-        return _are_same(self._modules_now(), self._modules)
+        return are_same(self._modules_now(), self._modules)
 
     def _look(self) -> None:
         self.modules = list(self._model.modules())
@@ -135,10 +136,6 @@ def buffers_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(module._buffers, dict):
         return module._buffers
     return dict(module.named_buffers(recurse=False))  # A ScriptModule's are elsewhere, and are not replaced.
-
-
-def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(map(is_, one, other))
 
 
 def _shape(buffer: Tensor | None) -> Any:

@@ -94,7 +94,8 @@ class Snapshot:
     def __init__(self, model: nn.Module, optimizer: Optimizer, others: Iterable[Tensor]) -> None:
         self._optimizer = optimizer
         self._buffers = Contents([buffers_of(module) for module in model.modules()])
-        self._tensors = [*model.parameters(), *model.buffers(), *others]
+        tensors = (*model.parameters(), *model.buffers(), *others)
+        self._tensors = [*{id(tensor): tensor for tensor in tensors}.values()]
         self._copies = [tensor.detach().clone() for tensor in self._tensors]
         self._state = {place: value.clone() for place, value in self._state_now().items()}
         self._rng = random.getstate(), torch.get_rng_state()

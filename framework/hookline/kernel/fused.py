@@ -39,7 +39,7 @@ class Bucket:
     """Parameters of one group and dtype, which one call updates.
 
     Args:
-        group: Their group in the optimizer; its options are read in every iteration.
+        group: Their group in the optimizer; its learning rate is read in every iteration.
         params: The parameters.
         places: Where their gradients stand among all.
         state: Lists of their state, as the fused function takes them.

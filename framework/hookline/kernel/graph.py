@@ -102,10 +102,10 @@ class GraphKernel(StepKernel):
 
     def step(self, microbatches: Sequence[Any]) -> dict[str, Tensor]:
         """See `StepKernel.step`."""
-        if self.mode == "eager":
+        if self.mode == "eager" or not isinstance(microbatches, (list, tuple)):
             return super().step(microbatches)
         self._update.refresh()
-        if obstacle := self._obstacle(microbatches):
+        if obstacle := self._obstacle():
             self._give_up(obstacle)
             return super().step(microbatches)
         batches = [to_device(microbatch, self.device) for microbatch in microbatches]
@@ -134,7 +134,7 @@ class GraphKernel(StepKernel):
             self._say(f"train.kernel: {self.mode}, as it was measured before.")
         super().load_state_dict(state)
 
-    def _obstacle(self, microbatches: Any) -> str:
+    def _obstacle(self) -> str:
         """Return what forbids a graph, and whose it is."""
         if not self._graphs.are_there():
             return f"the model is on {self.device}, and only CUDA has graphs"
@@ -149,10 +149,7 @@ class GraphKernel(StepKernel):
             "max-autotune",
         ):
             return f"torch.compile with mode {self._compile['mode']!r} makes graphs of its own"
-        if not isinstance(microbatches, (list, tuple)):
-            return "the batches are no list"
-        strange = [type(value).__name__ for value in _flat(microbatches)[0] if not isinstance(value, Tensor)]
-        return f"a batch holds a {strange[0]}" if strange else self._update.obstacle()
+        return self._update.obstacle()
 
     def _give_up(self, why: str) -> None:
         self._say(f"train.kernel: no CUDA graph, because {why}. The run goes on eagerly.")
@@ -183,6 +180,10 @@ class GraphKernel(StepKernel):
     def _captured_for(self, batches: list[Any]) -> _Captured | None:
         """Return the graph of an iteration, its inputs set to ``batches``; None where it must run eagerly."""
         tensors, shapes = _flat(batches)
+        strange = [type(value).__name__ for value in tensors if not isinstance(value, Tensor)]
+        if strange:
+            self._give_up(f"a batch holds a {strange[0]}")
+            return None
         for group in self.optimizer.param_groups:
             self._set_lr(group)
         captured = self._captured

@@ -12,9 +12,8 @@ noticed. The optimizer's state stays what it is without us: a plain loop can loa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from hookline.kernel.fused import (
     may_fuse,
     option_names,
 )
+from hookline.kernel.identity import are_same
 
 __all__ = ["Update"]
 
@@ -74,7 +74,7 @@ class Update:
         """Notice which groups and parameters have come or gone, or have another layout in memory."""
         groups = self.optimizer.param_groups
         listed = [p for group in groups for p in group["params"]]
-        if not _are_same(groups, self._groups) or not _are_same(listed, self._listed):
+        if not are_same(groups, self._groups) or not are_same(listed, self._listed):
             self._groups, self._listed = list(groups), listed
             self._gather()
         strides = [*map(_stride, self.params)]
@@ -163,7 +163,7 @@ class Update:
             return f"{kind} has no fused form here"
         if self._is_watched():
             return f"the step of {kind} has hooks"
-        if not _are_same(self._holding(), self._held):
+        if not are_same(self._holding(), self._held):
             self._look()
         return self._obstacle
 
@@ -292,7 +292,7 @@ class Update:
             if len(self._bound) >= _MAX_BOUND:  # Of a model that leaves out layers at random.
                 self._bound.clear()
             buckets = self._bind(None if which is None else set(which))
-            if not _are_same(self._holding(), self._held):  # State was begun, or step counts moved.
+            if not are_same(self._holding(), self._held):  # State was begun, or step counts moved.
                 self._look()
             self._bound[which] = buckets
         return self._bound[which]
@@ -335,11 +335,6 @@ def divide(grads: list[Tensor], divisor: float | Tensor) -> None:
     """Divide ``grads`` in place."""
     if grads and (isinstance(divisor, Tensor) or divisor != 1):
         torch._foreach_div_(grads, divisor)
-
-
-def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    # == would compare tensors by their elements.
-    return len(one) == len(other) and all(map(is_, one, other))
 
 
 def _values(p: Tensor) -> Tensor:
