@@ -13,15 +13,15 @@ __all__ = ["console", "print_line", "show_logs"]
 
 
 @cache
-def console() -> Console:
+def console() -> _Console:
     """Return the console of this process; colour and a live bar only where it is a terminal."""
-    return _Console(soft_wrap=True, highlight=False)
+    return _Console()
 
 
 def print_line(text: str) -> None:
     """Print ``text`` as it is; without a terminal for a tenth of what the console's ``print`` costs."""
     to = console()
-    if to.is_terminal or to.is_jupyter or to.quiet:
+    if to.was_rich or to.quiet:
         to.print(text, markup=False)
         return
     try:
@@ -32,7 +32,16 @@ def print_line(text: str) -> None:
 
 
 class _Console(Console):
-    """A console whose reader may leave, as ``head`` does: the run goes on, and is told to nobody."""
+    """A console whose reader may leave, as ``head`` does: the run goes on, and is told to nobody.
+
+    Attributes:
+        was_rich: Whether it was a terminal or a notebook when it was made; to ask rich each time costs more
+            than to print.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False)
+        self.was_rich = self.is_terminal or self.is_jupyter
 
     def on_broken_pipe(self) -> None:
         """Print nothing any more; rich would end the process."""

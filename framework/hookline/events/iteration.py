@@ -99,6 +99,13 @@ class Record:
                 self.put_array(kind, key, read())
         return arrived
 
+    def arrived(self) -> dict[str, float]:
+        """Return the numbers of the scalars that have arrived."""
+        if self._reads is None:
+            return self.values
+        awaited = {key for kind, keys, _ in self._reads if kind == "scalar" for key in keys}
+        return {key: number for key, number in self.values.items() if key not in awaited}
+
     def is_empty(self) -> bool:
         """Return whether nothing was put."""
         return not (self.values or self.timings or self.rest)

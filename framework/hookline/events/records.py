@@ -85,7 +85,7 @@ class Events:
     else:
 
         def __getattr__(self, name: str) -> Any:
-            """Make what has not been asked for before: ``scalars`` of ``values``, or the other way round."""
+            """Make what has not been asked for before, such as ``scalars`` of ``values``."""
             if name not in _MADE:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             made = vars(self)[name] = _MADE[name](self)
@@ -100,8 +100,12 @@ class Events:
         fields = events.__dict__
         fields["iteration"], fields["time_s"] = iteration, time_s
         fields["values"], fields["flags"] = values, flags
-        fields["images"], fields["histograms"], fields["texts"], fields["hparams"] = {}, {}, {}, {}
         return events
+
+    def has_only_scalars(self) -> bool:
+        """Return whether there is nothing but scalars."""
+        fields = vars(self)
+        return not any(map(fields.get, _OTHERS))
 
     def to_state(self) -> dict[str, Any]:
         """Return the same as nested dicts of JSON values and arrays, for a checkpoint."""
@@ -133,7 +137,9 @@ class Events:
         )
 
 
+_OTHERS = ("images", "histograms", "texts", "hparams")
 _MADE: dict[str, Callable[[Events], Any]] = {
+    **dict.fromkeys(_OTHERS, lambda _: {}),
     "scalars": lambda events: {
         name: Scalar(value, *events.flags[name]) for name, value in events.values.items()
     },

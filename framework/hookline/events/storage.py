@@ -16,6 +16,7 @@ from hookline.errors import Problem
 from hookline.events import convert
 from hookline.events.current import enter, leave
 from hookline.events.device import DeviceQueue
+from hookline.events.histories import Histories
 from hookline.events.history import History
 from hookline.events.iteration import Flags, Record
 from hookline.events.records import Events
@@ -50,7 +51,8 @@ class EventStorage:
         self._open = Record(self._flags)
         self._sealed: deque[Record] = deque()
         self._queue = DeviceQueue()
-        self._histories: dict[str, History] = {}
+        self._histories = Histories(self._read)
+        self._are_read = True
         self._kinds: dict[str, str] = {}
         self._owns_flags = False
         self._prefix = ""
@@ -195,16 +197,16 @@ class EventStorage:
         Raises:
             KeyError: If none has been put, or none has arrived from its device yet.
         """
-        with self._lock:
-            if name in self._histories:
-                return self._histories[name]
+        histories = self._read()
+        if name in histories:
+            return histories[name]
         if any(name in record.values for record in (*self._sealed, self._open)):
             exists, fix = (
                 "Its values are still on their device",
                 "They arrive when a period ends, or after drain()",
             )
         else:
-            exists, fix = f"There are: {', '.join(sorted(self._histories)) or 'none'}", ""
+            exists, fix = f"There are: {', '.join(sorted(histories)) or 'none'}", ""
         raise KeyError(
             str(
                 Problem(f"history of {name!r}", "a scalar that was put", missing=True, exists=exists, fix=fix)
@@ -213,13 +215,12 @@ class EventStorage:
 
     def histories(self) -> dict[str, History]:
         """Return the history of every scalar that has one, by name."""
-        with self._lock:
-            return dict(self._histories)
+        return dict(self._read())
 
     def latest(self) -> dict[str, tuple[float, int]]:
         """Return the last value of every scalar and the iteration it was put in."""
         with self._lock:
-            return {name: history.values()[-1] for name, history in self._histories.items()}
+            return {name: history.values()[-1] for name, history in self._read().items()}
 
     def latest_with_smoothing_hint(self, window: int = 20) -> dict[str, tuple[float, int]]:
         """Return what ``latest`` does, smoothed where the last put allowed it.
@@ -287,10 +288,11 @@ class EventStorage:
             if self._open.batch is not None:
                 self._open.batch.wait()
                 self._finish(self._open)
+            self._read()
             return {
                 "iter": self.iter,
                 "open": self._open.to_state(),
-                "histories": {name: history.state_dict() for name, history in self._histories.items()},
+                "histories": self._histories.state_dict(),
                 "hints": {name: hint for name, (hint, _) in self._flags.items()},
             }
 
@@ -300,9 +302,7 @@ class EventStorage:
             self._sealed.clear()
             self.iter = self.arrived_iter = state["iter"]
             self._open = Record.from_state(state["open"])
-            self._histories = {name: History() for name in state["histories"]}
-            for name, history in self._histories.items():
-                history.load_state_dict(state["histories"][name])
+            self._histories.load_state_dict(state["histories"])
             # Whether one is volatile is known again when it is put again.
             self._flags = {name: (hint, False) for name, hint in state["hints"].items()}
             self._flags.update(self._open.flags)
@@ -333,7 +333,8 @@ class EventStorage:
 
     def _put(self, scalars: Iterable[tuple[str, Any]], smoothing_hint: bool, volatile: bool) -> None:
         record, prefix = self._open, self._prefix
-        values, histories, iteration = record.values, self._histories, self.iter
+        values, iteration = record.values, self.iter
+        self._are_read = False
         flags = (smoothing_hint, volatile)
         later: dict[str, Any] = {}
         try:
@@ -352,10 +353,6 @@ class EventStorage:
                 if key in values:
                     number = record.put_again(key, number)
                 values[key] = number
-                history = histories.get(key)
-                if history is None:
-                    history = histories[key] = History()
-                history.update(number, iteration)
         finally:
             if later:
                 for keys, read, batch in self._queue.put_values(later):
@@ -378,6 +375,7 @@ class EventStorage:
         record, self._open = self._open, Record(self._flags)
         record.iteration, record.time_s = self.iter, time.time()
         self._owns_flags = False
+        self._histories.take(record.iteration, record.arrived())
         return record
 
     def _collect(self) -> list[Events]:
@@ -393,8 +391,17 @@ class EventStorage:
         return arrived
 
     def _finish(self, record: Record) -> None:
-        for key, number in record.finish().items():
-            self._histories.setdefault(key, History()).update(number, record.iteration)
+        self._histories.take(record.iteration, record.finish())
+        self._are_read = False
+
+    def _read(self) -> dict[str, History]:
+        """Return every history by name, up to date."""
+        with self._lock:
+            if not self._are_read:
+                self._histories.sort_in()
+                self._histories.show(self.iter, self._open.arrived())
+                self._are_read = True
+            return self._histories.by_name
 
     def _tell(self, arrived: list[Events]) -> None:
         """Give every reader the events, whatever another one raises; raise the first error then."""
@@ -410,5 +417,5 @@ class EventStorage:
     def _smoothed(self, name: str, value: float, iteration: int, window: int) -> float:
         if not self._flags[name][0]:
             return value
-        history = self._histories[name]
+        history = self._histories.by_name[name]
         return history.median(history.count_since(iteration - window + 1))

@@ -79,7 +79,7 @@ class EventLog(Sequence[Events]):
         names = tuple(values)
         table = self.tables[-1] if self.tables else None
         self.num_bytes += ROW_BYTES + VALUE_BYTES * len(names)
-        if event.images or event.histograms or event.texts or event.hparams:
+        if not event.has_only_scalars():
             self.tables.append(table := EventTable(names, flags, event))
             self.num_bytes += _num_bytes_of_rest(event)
         elif (

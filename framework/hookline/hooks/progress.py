@@ -36,6 +36,7 @@ class Progress(HookBase):
     def __init__(self, period: Period | None = None) -> None:
         self.period = period
         self._bar: Bar | None = None
+        self._prints = False
         self._evaluated = ""
         self._start = 0.0
         self._next_s = 0.0
@@ -45,7 +46,8 @@ class Progress(HookBase):
         """Begin the bar, on a terminal."""
         self._start = self._next_s = perf_counter()
         self._evaluated = ""
-        if distributed.is_main() and console().is_terminal:
+        self._prints = distributed.is_main()
+        if self._prints and console().is_terminal:
             whole = Column(no_wrap=True)  # on a narrow terminal it is the bar that shrinks
             self._bar = Bar(
                 TextColumn("iter {task.completed:.0f}/{task.total:.0f}", table_column=whole),
@@ -68,7 +70,7 @@ class Progress(HookBase):
             if (now := perf_counter()) >= self._next_s:
                 self._next_s = now + BAR_INTERVAL_S
                 self._show(trainer.iter + 1)
-        elif due and distributed.is_main():
+        elif due and self._prints:
             num_done = trainer.iter + 1
             print_line(f"iter {num_done}/{trainer.max_iter}  {self._numbers(num_done)}")
 
@@ -76,7 +78,7 @@ class Progress(HookBase):
         """Print the metrics, and keep the first of them beside the loss."""
         text = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
         self._evaluated = "  ".join(text.split("  ")[:1])
-        if distributed.is_main():
+        if self._prints:
             console().print(f"iter {self.trainer.iter + 1}  {name}: {text}", markup=False)
 
     def after_train(self) -> None:

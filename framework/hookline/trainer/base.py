@@ -277,7 +277,9 @@ class TrainerBase:
         if is_first:
             self._check_after_backward()
         hooks.call("after_step", weight=weight, trainer=self)
-        ending = self._evaluate_what_is_due()
+        ending = self._ending()
+        if ending is not None or self._evaluations_due:
+            ending = self._evaluate_what_is_due(ending)
         if weight:
             self._cost.put(self.storage, hooks, self.deliveries)
         self.accept(self.storage.step())
@@ -287,24 +289,23 @@ class TrainerBase:
         if ending is not None:
             self.status = ending
 
-    def _evaluate_what_is_due(self) -> Status | None:
+    def _evaluate_what_is_due(self, ending: Status | None) -> Status | None:
         """Run requested evaluations, and at an end all others; return how the run ends here, if it does.
 
         What an evaluation's hooks request (a stop, say) counts at once.
         """
         done: set[str] = set()
         while True:
-            ending = self._ending()
             if ending in ("finished", "stopped"):
                 self._evaluations_due.update(self.evaluations)
-            wanted = self._evaluations_due and self._evaluations_due - done
-            due = [name for name in self.evaluations if name in wanted] if wanted else []
+            due = [name for name in self.evaluations if name in self._evaluations_due - done]
             if not due:
                 self._evaluations_due.clear()
                 return ending
             for name in due:
                 self._evaluate(name)
                 done.add(name)
+            ending = self._ending()
 
     def _ending(self) -> Status | None:
         """Return how the run ends with this iteration, the same on every rank, or None if it goes on."""

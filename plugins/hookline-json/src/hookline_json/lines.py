@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from hookline import Events, EventTable, as_tables
 
 __all__ = ["Lines"]
 
 MAX_LAYOUTS = 1000
+_FLOATS = TypeAdapter(list[float])
 
 
 class Lines:
@@ -28,10 +32,7 @@ class Lines:
         timings: list[str] = []
         for table in as_tables(events):
             stable, varying = self._layouts_of(table)
-            rows: Sequence[tuple[Any, ...]] = table.rows
-            # str() of a finite float is what JSON has for it, and a sum is finite only if all of it is.
-            if not math.isfinite(sum(map(sum, rows))):
-                rows = [tuple(json.dumps(_plain(value)) for value in row) for row in rows]
+            rows = _as_json(table.rows)
             if table.rest is not None and table.rest.texts:
                 metrics.append(_line_with_texts(table.rest))
             elif stable is not None:
@@ -71,6 +72,22 @@ class _Layout:
         """Return a line for each row."""
         line, values = self._line, self._values
         return [line % values(row) for row in rows]
+
+
+def _as_json(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """Return ``rows`` with all numbers but the iteration as JSON writes them.
+
+    pydantic writes a float in a tenth of the time that ``repr`` takes, which is most of a line's.
+    """
+    numbers = [*chain.from_iterable(row[1:] for row in rows)]
+    texts = _FLOATS.dump_json(numbers)[1:-1].decode().split(",")
+    if not math.isfinite(sum(numbers)):  # Finite only if all of them are.
+        texts = [
+            text if math.isfinite(number) else json.dumps(_plain(number))
+            for text, number in zip(texts, numbers, strict=True)
+        ]
+    width = len(rows[0]) - 1
+    return [*zip([row[0] for row in rows], *[iter(texts)] * width, strict=True)]
 
 
 def _line_with_texts(events: Events) -> str:
