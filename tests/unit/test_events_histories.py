@@ -42,12 +42,20 @@ def test_a_history_that_somebody_keeps_is_always_up_to_date():
     kept = storage.history("loss")
     storage.put_scalar("loss", 2.0)
     assert kept.latest() == 1.5
-    for iteration in range(1, 5):
+    reads = {
+        "latest": kept.latest,
+        "median": lambda: kept.median(3),
+        "avg": lambda: kept.avg(2),
+        "global_avg": kept.global_avg,
+        "count_since": lambda: kept.count_since(3),
+        "values": lambda: kept.values()[-2:],
+        "state_dict": lambda: kept.state_dict()["iterations"].tolist(),
+    }
+    expected = [1.0, 1.5, 2.5, 11.5 / 5, 3, [(5.0, 5), (6.0, 6)], [0, 1, 2, 3, 4, 5, 6, 7]]
+    for iteration, (read, value) in enumerate(zip(reads, expected, strict=True), start=1):
         storage.step()
         storage.put_scalar("loss", float(iteration))
-    assert kept.values() == [(1.5, 0), (1.0, 1), (2.0, 2), (3.0, 3), (4.0, 4)]
-    assert (kept.median(3), kept.avg(2), kept.count_since(3)) == (3.0, 3.5, 2)
-    assert kept.global_avg() == 11.5 / 5
+        assert reads[read]() == value, read
 
 
 def test_what_waits_to_be_read_is_bounded():
