@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 
@@ -321,6 +322,16 @@ def test_progress_prints_a_line_a_period_where_there_is_no_terminal(make_trainer
     (last,) = [line for line in lines if line.startswith("iter 4/4")]
     assert "lr 0.1" in last
     assert "eval/score 0.5" in last
+
+
+def test_progress_prints_at_most_ten_lines_a_second_and_the_last(make_trainer, capsys, monkeypatch):
+    clock = itertools.count(step=0.001)  # an iteration takes a millisecond
+    monkeypatch.setattr("hookline.hooks.progress.perf_counter", lambda: next(clock))
+    make_trainer(hooks.Progress(period=5)).train(0, 1000)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "it/s" in line]
+    assert 2 < len(lines) < 10
+    assert lines[0].startswith("iter 5/1000")
+    assert lines[-1].startswith("iter 1000/1000")
 
 
 def on_a_terminal(monkeypatch):

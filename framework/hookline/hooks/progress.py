@@ -16,14 +16,15 @@ from hookline.hookspecs import HookBase
 
 __all__ = ["Progress"]
 
-# Nobody reads faster, and each time the bar is drawn costs a millisecond.
+# Nobody reads faster, and each time the bar is drawn costs a millisecond, each line 50 µs.
 BAR_INTERVAL_S = 0.5
+LINE_INTERVAL_S = 0.1
 
 
 class Progress(HookBase):
     """Shows loss, learning rate, speed, remaining time and the last evaluation.
 
-    On a terminal it is one live bar; elsewhere a plain line per period.
+    On a terminal it is one live bar; elsewhere a plain line per period, but at most ten a second.
 
     Args:
         period: Refresh the numbers, or print a line, every so many iterations; by default the config's
@@ -71,8 +72,10 @@ class Progress(HookBase):
                 self._next_s = now + BAR_INTERVAL_S
                 self._show(trainer.iter + 1)
         elif due and self._prints:
-            num_done = trainer.iter + 1
-            print_line(f"iter {num_done}/{trainer.max_iter}  {self._numbers(num_done)}")
+            num_done, now = trainer.iter + 1, perf_counter()
+            if now >= self._next_s or num_done == trainer.max_iter:
+                self._next_s = now + LINE_INTERVAL_S
+                print_line(f"iter {num_done}/{trainer.max_iter}  {self._numbers(num_done)}")
 
     def after_evaluate(self, name: str, metrics: Mapping[str, float]) -> None:
         """Print the metrics, and keep the first of them beside the loss."""
