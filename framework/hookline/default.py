@@ -164,7 +164,7 @@ class DefaultTrainer(SimpleTrainer):
         with ExitStack() as stack:
             stack.enter_context(self._interrupts)  # until the run's files say how it ended
             if distributed.is_main():
-                stack.enter_context(run.held())  # before anything in it is changed
+                self.generation = stack.enter_context(run.held())  # before anything in it is changed
             log = stack.enter_context(attach_log(run, distributed.rank()))
             while self._early_records:  # what was said before there was a file to say it in
                 log.handle(self._early_records.pop(0))

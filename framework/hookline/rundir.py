@@ -155,11 +155,22 @@ class RunDir:
         """Write ``environment.json``: versions, command line, commit, hardware; once the device is in use."""
         self.write_json("environment.json", _environment())
 
+    @property
+    def generation(self) -> int:
+        """How often the directory was `held`; 0 before the first time."""
+        with suppress(OSError, ValueError):
+            return int((self.path / "generation").read_text(encoding="ascii"))
+        return 0
+
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Iterator[int]:
         """Keep every other process from training in this directory, as long as the context lasts.
 
-        The lock is the kernel's: it goes with the process, however that ends.
+        The lock is the kernel's: it goes with the process, however that ends. Where it fails, as on some
+        network file systems, the generation tells: who holds the directory later has a higher one.
+
+        Yields:
+            The generation, see `check_generation`.
 
         Raises:
             RunError: If another process trains in it.
@@ -173,7 +184,25 @@ class RunDir:
                 raise RunError(
                     str(Problem(f"run directory {self.path}", "one that nobody trains in", holder, fix=fix))
                 ) from error
-            yield
+            generation = self.generation + 1
+            try:
+                # Not in the lock's own file: to close that anywhere in the process frees the lock.
+                replace_file(self.path / "generation", f"{generation}\n".encode())
+            except OSError as error:
+                raise unwritable(str(self.path / "generation"), "a file", error) from error
+            yield generation
+
+    def check_generation(self, generation: int) -> None:
+        """Return if nobody has held the directory since ``generation``, which must not write any more then.
+
+        Raises:
+            RunError: If somebody has.
+        """
+        if self.generation != generation:
+            holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
+            got = f"a later start by {holder}"
+            fix = "This process was taken for dead; it writes nothing more"
+            raise RunError(str(Problem(f"run directory {self.path}", "to be its only trainer", got, fix=fix)))
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write ``data`` as the file ``name``, whole or not at all; NaN and infinities become strings.

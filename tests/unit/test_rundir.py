@@ -484,3 +484,22 @@ def test_logs_are_collected_until_there_is_a_file_for_them(tmp_path):
         logging.getLogger("hookline.part").info("early")
     logging.getLogger("hookline.part").info("late")
     assert [record.getMessage() for record in records] == ["early"]
+
+
+def test_a_later_holder_has_a_higher_generation_and_the_earlier_one_is_told(tmp_path):
+    run = RunDir.create(tmp_path, "x")
+    assert run.generation == 0
+    with run.held() as first:
+        run.check_generation(first)
+    with run.held() as second:
+        run.check_generation(second)
+        with pytest.raises(RunError, match="expected to be its only trainer, got .a later start by process"):
+            run.check_generation(first)
+    assert (first, second, run.generation) == (1, 2, 2)
+
+
+def test_a_generation_that_cannot_be_written_is_an_error(tmp_path):
+    run = RunDir.create(tmp_path, "x")
+    (run.path / "generation").mkdir()
+    with pytest.raises(RunError, match="generation: expected a file that can be written"), run.held():
+        pass

@@ -24,6 +24,7 @@ class Run:
         config: The resolved config, nested plain values.
         start_iter: The first iteration of this process; above 0 after a resume.
         period: Log period of this writer, iterations; 0 means never.
+        generation: How often training was started in the run directory; 0 where nobody counts.
         writer: Instance name of this writer, which no other of the run has: name after it what it makes.
     """
 
@@ -34,6 +35,7 @@ class Run:
     start_iter: int = 0
     period: int = 20
     writer: str = ""
+    generation: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dir", Path(self.dir))

@@ -144,6 +144,7 @@ class PeriodicWriter(HookBase):
             config=config.to_dict() if config is not None else {},
             start_iter=trainer.start_iter,
             period=trainer.log_period,
+            generation=trainer.generation,
         )
 
 

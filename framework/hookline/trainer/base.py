@@ -57,6 +57,7 @@ class TrainerBase:
         hooks: The plugin manager of this trainer.
         status: ``created``, ``running``, then how the run ended.
         reason: Why it was stopped, paused or failed.
+        generation: How often training was started in the run directory, this time included; 0 without one.
         log_period: Writers, and ranks among themselves, are told every so many iterations.
         stop_at: Pause when so many iterations are done; None never does.
         sync_check: What happens when the host waits for a CUDA device within an iteration: ``off`` is
@@ -71,6 +72,7 @@ class TrainerBase:
         self.status: Status = "created"
         self.reason = ""
         self._run_dir: Path | None = None
+        self.generation = 0
         self.log_period = 20
         self.stop_at: int | None = None
         self.sync_check: SyncCheckMode = "off"
