@@ -354,6 +354,14 @@ def test_pinning_memory_without_cuda_has_no_effect_and_no_warning(monkeypatch):
     [
         (0, {"batch_size": 1}, "loader.dataset: expected at least one sample, got 0"),
         (3, {"batch_size": 0}, "loader.batch_size: expected a whole number >= 1, got 0"),
+        (3, {"batch_size": 2.5}, "loader.batch_size: expected a whole number >= 1, got 2.5"),
+        (3, {"batch_size": "4"}, "loader.batch_size: expected a whole number >= 1, got '4'"),
+        (
+            3,
+            {"batch_size": 1, "num_workers": True},
+            "loader.num_workers: expected a whole number >= 0, got True",
+        ),
+        (3, {"batch_size": 1, "rank": "0"}, "loader.rank: expected a rank below world_size"),
         (3, {"batch_size": 1, "num_workers": -1}, "loader.num_workers: expected a whole number >= 0, got -1"),
         (
             3,

@@ -125,3 +125,5 @@ def test_the_kernel_is_the_one_that_was_asked_for():
 def test_another_word_is_refused():
     with pytest.raises(RunError, match="kernel: expected 'eager', 'graph' or 'auto', got 'fast'"):
         tiny_trainer(max_iter=1, kernel="fast")
+    with pytest.raises(RunError, match="got 'grpah'. Did you mean 'graph'?"):
+        tiny_trainer(max_iter=1, kernel="grpah")

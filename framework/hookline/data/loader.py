@@ -168,11 +168,11 @@ def _check(
 ) -> None:
     """Raise every problem with the arguments of a `Loader` at once."""
     problems = []
-    if batch_size < 1:
+    if not _is_whole(batch_size) or batch_size < 1:
         problems.append(Problem("loader.batch_size", "a whole number >= 1", batch_size))
-    if num_workers < 0:
+    if not _is_whole(num_workers) or num_workers < 0:
         problems.append(Problem("loader.num_workers", "a whole number >= 0", num_workers))
-    if not 0 <= rank < world_size:
+    if not (_is_whole(rank) and _is_whole(world_size) and 0 <= rank < world_size):
         problems.append(Problem("loader.rank", f"a rank below world_size ({world_size})", rank))
     if num_samples < 1:
         problems.append(
@@ -187,3 +187,7 @@ def _check(
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from hookline import distributed
-from hookline.errors import CheckpointError, NonFiniteError, RunError
+from hookline.errors import CheckpointError, NonFiniteError, RunError, did_you_mean
 from hookline.evaluation import evaluate
 from hookline.events import Events
 from hookline.kernel import GraphKernel, StepKernel
@@ -26,6 +26,7 @@ from hookline.trainer.weights import load_weights
 
 __all__ = ["SimpleTrainer"]
 
+_MODES = ("eager", "graph", "auto")
 _EVERY_ITERATION = ("before_step", "after_backward", "after_step")
 
 _log = logging.getLogger(__name__)
@@ -295,8 +296,9 @@ def _kernel(
     mode: str, model: nn.Module, optimizer: torch.optim.Optimizer, options: Mapping[str, Any]
 ) -> StepKernel:
     """Return the kernel for ``mode``."""
-    if mode not in ("eager", "graph", "auto"):
-        raise RunError(f"kernel: expected 'eager', 'graph' or 'auto', got {mode!r}.")
+    if mode not in _MODES:
+        hint = did_you_mean(str(mode), _MODES)
+        raise RunError(f"kernel: expected 'eager', 'graph' or 'auto', got {mode!r}. {hint}".rstrip())
     try:  # The kernel knows torch and nothing else, not even our exceptions.
         if mode == "eager":
             return StepKernel(model, optimizer, **options)
