@@ -1,8 +1,7 @@
-"""One run's directory: its name, its small files, its log; and files that are whole or not there."""
+"""One run's directory: its name, its small files, its log."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import math
@@ -22,9 +21,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hookline.durable import make_directory, replace_file, sync_directory
 from hookline.errors import Problem, RunError, did_you_mean
 
-__all__ = ["RunDir", "make_directory", "replace_file", "sync_directory", "unwritable"]
+__all__ = ["RunDir", "unwritable"]
 
 STATES = ("running", "finished", "stopped", "paused", "failed")
 
@@ -216,52 +216,6 @@ class RunDir:
             replace_file(self.path / name, f"{text}\n".encode())
         except OSError as error:
             raise unwritable(str(self.path / name), "a file", error) from error
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Make ``data`` the durable content of ``path``: who reads or crashes sees the old or all of the new."""
-    # Beside the target: a rename across file systems would copy.
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_directory(path.parent)
-
-
-def make_directory(path: Path) -> None:
-    """Make ``path`` and its missing parents so that they outlast a loss of power; no error if they exist."""
-    if path.is_dir():
-        return
-    if path.parent != path:
-        make_directory(path.parent)
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        if not path.is_dir():
-            raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in ``path`` durable, where the file system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems have no such operation and say so; any other failure is one.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def unwritable(where: str, what: str, error: OSError, fix: str = "") -> RunError:

@@ -133,9 +133,9 @@ def test_what_an_override_changes_is_told_and_takes_effect(project, paused):
 
 
 def test_any_difference_can_be_made_an_error(project, paused):
-    result = resume(project, COUNTING, "hooks.checkpoint.keep=1", "plugins.on_change=error")
+    result = resume(project, COUNTING, "hooks.checkpoint.keep=2", "plugins.on_change=error")
     assert result.exit_code == 2
-    assert "hooks.checkpoint.keep: 3 → 1" in result.output
+    assert "hooks.checkpoint.keep: 3 → 2" in result.output
 
 
 def test_no_plugins_resumes_with_a_warning(project, paused):

@@ -14,6 +14,7 @@ import torch
 
 from hookline.checkpoint import codec
 from hookline.checkpoint.codec import MAX_DEPTH, decode, encode
+from hookline.checkpoint.tensors import native_name
 from hookline.errors import CheckpointError
 
 
@@ -529,9 +530,9 @@ def test_a_reference_to_a_tensor_with_dangerous_strides_allocates_nothing():
 
 def test_a_type_that_safetensors_would_change_is_stored_as_its_bytes(monkeypatch):
     monkeypatch.setattr(safetensors.torch, "load", lambda raw: {"one": torch.zeros(1, dtype=torch.float16)})
-    codec._is_native.cache_clear()
+    native_name.cache_clear()
     tree, tensors = encode(torch.ones(3))
-    codec._is_native.cache_clear()
+    native_name.cache_clear()
     assert tensors["value"].dtype == torch.uint8
     assert same(decode(tree, tensors), torch.ones(3))
 

@@ -138,7 +138,7 @@ def test_a_checkpoint_hook_without_a_folder_says_what_to_do(make_trainer):
 def test_the_best_checkpoint_is_kept_and_nan_is_never_best(make_trainer, tmp_path, mode, best):
     values = [5.0, 9.0, math.nan, 1.0, 1.0, 7.0]
     trainer = make_trainer(
-        hooks.Checkpoint(keep=1), hooks.BestCheckpoint("eval/score", mode), Measure(*values), run_dir=tmp_path
+        hooks.Checkpoint(keep=2), hooks.BestCheckpoint("eval/score", mode), Measure(*values), run_dir=tmp_path
     )
     trainer.train(0, len(values))
     assert (tmp_path / "checkpoints" / "best").read_text().strip() == f"iter_{best:07d}"

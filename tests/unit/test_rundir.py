@@ -19,7 +19,7 @@ import torch
 from hookline import rundir
 from hookline.errors import RunError
 from hookline.run_logs import attach_log, collected_logs
-from hookline.rundir import RunDir, make_directory, replace_file, sync_directory
+from hookline.rundir import RunDir
 
 
 @pytest.fixture
@@ -389,72 +389,6 @@ class TestLog:
             RunError, match=r"log\.txt: expected a file that can be written, got 'Is a directory'"
         ):
             attach_log(run).__enter__()
-
-
-class TestDurableFiles:
-    def test_a_file_is_replaced_whole_and_nothing_is_left(self, tmp_path):
-        for content in (b"old", b"new"):
-            replace_file(tmp_path / "f", content)
-            assert (tmp_path / "f").read_bytes() == content
-        assert os.listdir(tmp_path) == ["f"]
-
-    @pytest.mark.parametrize("operation", ["fsync", "replace"])
-    def test_a_failure_leaves_the_old_content_and_nothing_else(self, tmp_path, monkeypatch, operation):
-        replace_file(tmp_path / "f", b"old")
-        monkeypatch.setattr(os, operation, refuse(OSError(errno.EIO, "Input/output error")))
-        with pytest.raises(OSError, match="Input/output"):
-            replace_file(tmp_path / "f", b"new")
-        assert (tmp_path / "f").read_bytes() == b"old"
-        assert os.listdir(tmp_path) == ["f"]
-
-    def test_content_is_synced_before_it_gets_its_name_and_the_name_after(self, tmp_path, monkeypatch):
-        events, fsync, replace = [], os.fsync, os.replace
-
-        def noted(descriptor):
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
-            events.append("directory" if os.path.isdir(target) else "file")
-            assert target == str(tmp_path) or Path(target).read_bytes() == b"new"
-            fsync(descriptor)
-
-        def renamed(source, target):
-            events.append("replace")
-            replace(source, target)
-
-        monkeypatch.setattr(os, "fsync", noted)
-        monkeypatch.setattr(os, "replace", renamed)
-        replace_file(tmp_path / "f", b"new")
-        assert events == ["file", "replace", "directory"]
-
-    def test_every_new_directory_is_synced_into_its_parent(self, tmp_path, monkeypatch):
-        synced = []
-        monkeypatch.setattr(rundir, "sync_directory", synced.append)
-        make_directory(tmp_path / "a" / "b")
-        assert (tmp_path / "a" / "b").is_dir()
-        assert synced == [tmp_path, tmp_path / "a"]
-        make_directory(tmp_path / "a" / "b")
-        assert len(synced) == 2
-
-    def test_a_directory_that_another_process_makes_first_is_right(self, tmp_path, monkeypatch):
-        real = os.mkdir
-
-        def lost_race(path):
-            real(path)
-            real(path)
-
-        monkeypatch.setattr(os, "mkdir", lost_race)
-        make_directory(tmp_path / "a")
-        (tmp_path / "file").touch()
-        with pytest.raises(OSError, match=r"exists|Not a directory"):
-            make_directory(tmp_path / "file")
-
-    def test_a_file_system_without_directory_sync_is_forgiven_and_an_error_is_not(
-        self, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(os, "fsync", refuse(OSError(errno.EINVAL, "Invalid argument")))
-        sync_directory(tmp_path)
-        monkeypatch.setattr(os, "fsync", refuse(OSError(errno.EIO, "Input/output error")))
-        with pytest.raises(OSError, match="Input/output"):
-            sync_directory(tmp_path)
 
 
 def test_importing_the_room_imports_neither_torch_nor_numpy():

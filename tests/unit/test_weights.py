@@ -136,7 +136,7 @@ def test_weights_of_another_model_are_refused_by_name(saved):
 
 def test_an_outline_that_cannot_be_read_is_a_damaged_checkpoint(saved):
     (saved[1] / "hooks.json").write_text("{")
-    with pytest.raises(CheckpointError, match="hooks that cannot be read"):
+    with pytest.raises(CheckpointError, match=r"hooks\.json of 1 bytes instead of"):
         checkpoint.outline(saved[1], "hooks")
 
 

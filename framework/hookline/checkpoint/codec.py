@@ -14,14 +14,12 @@ import re
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
+from hookline.checkpoint.tensors import native_name
 from hookline.errors import CheckpointError, Problem
 
 __all__ = ["MAX_DEPTH", "MAX_NODES", "decode", "encode"]
@@ -38,22 +36,32 @@ _NUMPY_TYPE = re.compile(r"[<>|=][biufc]\d{1,2}")
 _TORCH_TYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
-def encode(state: Any, *, component: str = "state") -> tuple[Any, dict[str, torch.Tensor]]:
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.cpu().contiguous()
+
+
+def encode(
+    state: Any,
+    *,
+    component: str = "state",
+    to_host: Callable[[torch.Tensor], torch.Tensor] = _shared,
+) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return ``state`` as data for ``json.dumps`` and contiguous CPU tensors that share no storage.
 
     A tensor is named by its path, joined by ``/``: a model's state dict keeps its own names. Tensors that are
     one and the same view are stored once and are one tensor again after `decode`; strides of dense tensors
-    are kept, ``requires_grad`` is not. CPU tensors may share memory with ``state``: write them before the
-    next update.
+    are kept, ``requires_grad`` is not. By default CPU tensors may share memory with ``state``: write them
+    before the next update. Nothing else is shared.
 
     Args:
         state: Nested data; parameters count as tensors, other subclasses of the types held are refused.
         component: What ``state`` belongs to; the start of the path in an error.
+        to_host: Returns a tensor as a contiguous one on the CPU.
 
     Raises:
         CheckpointError: If ``state`` holds anything else, or is nested deeper than `MAX_DEPTH`.
     """
-    encoder = _Encoder(component)
+    encoder = _Encoder(component, to_host)
     return encoder.encode(state), encoder.tensors
 
 
@@ -78,8 +86,8 @@ def decode(tree: Any, tensors: Mapping[str, torch.Tensor], *, component: str = "
 
 
 class _Encoder:
-    def __init__(self, component: str) -> None:
-        self.component = component
+    def __init__(self, component: str, to_host: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.component, self.to_host = component, to_host
         self.tensors: dict[str, torch.Tensor] = {}
         self.path: list[Any] = []
         self.num_nodes = 0
@@ -170,8 +178,8 @@ class _Encoder:
 
     def store(self, value: torch.Tensor) -> Any:
         name = self.unused_name()
-        data = value.resolve_conj().resolve_neg().cpu().contiguous()
-        native = _is_native(value.dtype)
+        data = self.to_host(value.resolve_conj().resolve_neg())
+        native = native_name(value.dtype) is not None
         if not native:
             data = data.reshape(-1).view(torch.uint8)
         if data.untyped_storage().data_ptr() in self.storages:
@@ -340,17 +348,6 @@ def _keeps_strides(tensor: torch.Tensor) -> bool:
     if tensor.numel() == 0 or tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
         return False
     return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-
-
-@cache
-def _is_native(dtype: torch.dtype) -> bool:
-    """Whether the installed safetensors holds ``dtype`` itself; otherwise its bytes are stored."""
-    one = torch.zeros(1, dtype=dtype)
-    try:
-        back = safetensors.torch.load(safetensors.torch.save({"one": one}))["one"]
-    except (KeyError, SafetensorError):
-        return False
-    return back.dtype == dtype and back.shape == one.shape
 
 
 def _malformed(component: str, got: str) -> CheckpointError:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from hookline import checkpoint as store
+from hookline import distributed
 from hookline.config import Period, is_due
-from hookline.errors import RunError
+from hookline.config.rules import Rule
+from hookline.errors import CheckpointError, RunError
 from hookline.hookspecs import HookBase
+from hookline.rundir import RunDir
 
 __all__ = ["Checkpoint"]
+
+
+def _keep(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError
+    try:
+        store.check_keep(value)
+    except CheckpointError as error:
+        raise ValueError("One alone is no way back when it turns out to be damaged") from error
+    return value
+
+
+_KEEP = Rule(store.KEEP_RULE, _keep, {"type": "integer", "minimum": 0, "not": {"const": 1}})
 
 
 class Checkpoint(HookBase):
@@ -21,8 +37,10 @@ class Checkpoint(HookBase):
 
     Args:
         period: Save every so many iterations; 0 saves only at the end and on request.
-        keep: How many to keep, the newest; what ``latest`` and ``best`` point to is always kept. 0 keeps all.
+        keep: How many to keep, the newest that are undamaged, at least 2; what ``latest`` and ``best`` point
+            to is always kept. 0 keeps all.
         dir: Where; by default ``checkpoints`` in the run directory.
+        background: Write beside training, which stops only while the state is copied to the host's memory.
     """
 
     collective = True
@@ -30,9 +48,15 @@ class Checkpoint(HookBase):
     graph_safe = True
 
     def __init__(
-        self, period: Period = 0, keep: Annotated[int, Field(ge=0)] = 3, dir: str | None = None
+        self,
+        period: Period = 0,
+        keep: Annotated[int, _KEEP] = 3,
+        dir: str | None = None,
+        background: bool = False,
     ) -> None:
-        self.period, self.keep, self.dir = period, keep, dir
+        store.check_keep(keep)
+        self.period, self.keep, self.dir, self.background = period, keep, dir, background
+        self._ledger = store.Ledger()
 
     @property
     def root(self) -> Path:
@@ -47,8 +71,10 @@ class Checkpoint(HookBase):
         return self.trainer.run_dir / "checkpoints"
 
     def before_train(self) -> None:
-        """Offer to save what any hook requests."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Offer to save what any hook requests; see that the disk takes it."""
+        root = self.root
+        if distributed.is_main():
+            store.check_writable(root)
         self.trainer.checkpointer = self
 
     def after_step(self) -> None:
@@ -56,11 +82,27 @@ class Checkpoint(HookBase):
         if is_due(self.trainer.iter, self.period):
             self.trainer.request_checkpoint()
 
-    def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path:
-        """Write ``state`` durably, point ``tags`` to it, and delete what is not to be kept."""
-        path = store.save(self.root, iteration, state)
+    def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path | Future[Path]:
+        """Write ``state`` durably, point ``tags`` to it, and delete what is not to be kept.
+
+        Returns where, or with ``background`` a future of that, as soon as ``state`` is copied.
+        """
+        generation = self.trainer.generation
+        snapshot = store.snapshot(iteration, state, generation=generation, copy=self.background)
+        write = partial(self._write, self.root, snapshot, tags, self._fence())
+        return store.in_background(write) if self.background else write()
+
+    def _write(self, root: Path, snapshot: store.Snapshot, tags: Sequence[str], fence: store.Fence) -> Path:
+        path = store.write(root, snapshot, fence=fence, ledger=self._ledger)
         for tag in tags:
-            store.write_pointer(self.root, tag, path)
-        if self.keep:
-            store.retain(self.root, self.keep)
+            fence()
+            store.write_pointer(root, tag, path)
+        store.retain(root, self.keep, fence=fence, ledger=self._ledger)
         return path
+
+    def _fence(self) -> store.Fence:
+        """Return what keeps this process from writing after another one has taken over its run."""
+        run_dir, generation = self.trainer.run_dir, self.trainer.generation
+        if run_dir is None or generation == 0:
+            return store.no_fence
+        return partial(RunDir(run_dir).check_generation, generation)

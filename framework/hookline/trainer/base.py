@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hookline import distributed
@@ -32,8 +34,8 @@ _log = logging.getLogger(__name__)
 class Checkpointer(Protocol):
     """What carries out a requested checkpoint; the ``checkpoint`` hook is one."""
 
-    def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path:
-        """Write ``state`` durably, and return where."""
+    def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path | Future[Path]:
+        """Write ``state`` durably, and return where; or, once ``state`` may change, a future of that."""
 
 
 class TrainerBase:
@@ -90,6 +92,7 @@ class TrainerBase:
         self._cost = Cost()
         self._evaluations_due: set[str] = set()
         self._checkpoint_due = False
+        self._saving: Future[Path] | None = None
         self._tags: list[str] = []
         self._stop_due = False
         self._saved_rng: list[Any] | None = None
@@ -285,8 +288,10 @@ class TrainerBase:
         if weight:
             self._cost.put(self.storage, hooks, self.deliveries)
         self.accept(self.storage.step())
+        if self._saving is not None:
+            self._finish_saving(wait=False)
         if self._checkpoint_due or ending is not None:
-            self._save()
+            self._save(is_last=ending is not None)
         self.iter += 1
         if ending is not None:
             self.status = ending
@@ -343,18 +348,41 @@ class TrainerBase:
                 self.storage.put_scalar(key, value, smoothing_hint=False)
             self._call("after_evaluate", name=name, metrics=metrics)
 
-    def _save(self) -> None:
-        """Write a checkpoint, if there is something that writes; every rank takes part."""
+    def _save(self, *, is_last: bool) -> None:
+        """Write a checkpoint, if there is something that writes; every rank takes part.
+
+        Puts how long the iteration stopped for it, ``checkpoint_stall_s``, in the next one, if there is one.
+        """
         tags, self._tags, self._checkpoint_due = self._tags, [], False
         if self.checkpointer is None:
             return
-        self.accept(self.storage.drain())
-        state = self.state_dict()
-        if distributed.is_main():
-            name = getattr(self.checkpointer, "name", "") or type(self.checkpointer).__name__
-            with self.hooks.timed(name, "save"):
-                path = self.checkpointer.save(self.iter, state, tags)
+        start = perf_counter()
+        self._finish_saving(wait=True)  # one is written at a time
+        with self.hooks.timed(self._saver, "save"):
+            self.accept(self.storage.drain())
+            state = self.state_dict()
+            saved = self.checkpointer.save(self.iter, state, tags) if distributed.is_main() else None
+        if isinstance(saved, Future):
+            self._saving = saved
+        elif saved is not None:
+            self._call("after_save", path=saved)
+        if is_last:
+            self._finish_saving(wait=True)
+        else:
+            self.storage.put_timings({"checkpoint_stall_s": perf_counter() - start})
+
+    def _finish_saving(self, *, wait: bool) -> None:
+        """Tell plugins of a checkpoint that has become durable, or raise what its thread did."""
+        saving = self._saving
+        if saving is not None and (wait or saving.done()):
+            self._saving = None
+            with self.hooks.timed(self._saver, "save"):
+                path = saving.result()
             self._call("after_save", path=path)
+
+    @property
+    def _saver(self) -> str:
+        return getattr(self.checkpointer, "name", "") or type(self.checkpointer).__name__
 
     def _fail(self, error: BaseException) -> None:
         self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
@@ -365,6 +393,10 @@ class TrainerBase:
     def _end(self, error: BaseException | None) -> BaseException | None:
         """Let every plugin end, seal what it put, close the writers; return the first error of all."""
         errors = [error] if error is not None else []
+        try:
+            self._finish_saving(wait=True)
+        except BaseException as raised:
+            errors += _report([raised], "The last save")
         errors += _report(self.hooks.call_each("after_train", trainer=self), "after_train")
         try:
             self.storage.step()

@@ -21,6 +21,7 @@ from hookline.kernel import GraphKernel, StepKernel
 from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
 from hookline.trainer.forward_puts import ForwardPuts
+from hookline.trainer.optimizer_state import check_optimizer_state
 from hookline.trainer.sync_check import SyncCheckMode
 from hookline.trainer.weights import load_weights
 
@@ -208,7 +209,7 @@ class SimpleTrainer(TrainerBase):
         Raises:
             CheckpointError: If it is the state of another model, optimizer or loader.
         """
-        load_weights(self.model, state["model"], "checkpoint")
+        load_weights(self.model, state["model"], "checkpoint", exact=True)
         try:
             self._load_optimizer(state["optimizer"], state["trainer"])
         except ValueError as error:
@@ -261,6 +262,7 @@ class SimpleTrainer(TrainerBase):
         if saved["optimizer"] != type(self.optimizer).__name__:
             raise ValueError(f"that of {saved['optimizer']} for {type(self.optimizer).__name__}")
         configured, now = saved["configured"], self._configured
+        check_optimizer_state(self.optimizer, state)
         self.optimizer.load_state_dict(state)
         for group, before, after in zip(self.optimizer.param_groups, configured, now, strict=True):
             changed = {key: value for key, value in after.items() if before.get(key) != value}

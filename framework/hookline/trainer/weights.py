@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,28 @@ from hookline.errors import CheckpointError
 
 __all__ = ["load_weights", "offered_weights", "saved_weights"]
 
+_log = logging.getLogger(__name__)
 
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, torch.Tensor], where: str, *, exact: bool = False
+) -> None:
     """Load ``weights`` into ``model``: all of them, each of the shape it has there, or nothing.
 
+    Weights of another type are converted, and a warning says so; with ``exact`` they are refused.
+
     Raises:
-        CheckpointError: With the names that are missing, too many or of another shape.
+        CheckpointError: With the names that are missing, too many, of another shape or of another type.
     """
     own = model.state_dict()
+    both = {name for name in own.keys() & weights.keys() if not name.endswith("_extra_state")}
+    other_shape = {name for name in both if _shape(own[name]) != _shape(weights[name])}
+    other_type = {name for name in both - other_shape if _type(own[name]) != _type(weights[name])}
     differing = {
         "missing": own.keys() - weights.keys(),
         "unknown": weights.keys() - own.keys(),
-        "of another shape": {
-            name
-            for name in own.keys() & weights.keys()
-            if isinstance(own[name], torch.Tensor) and own[name].shape != weights[name].shape
-        },
+        "of another shape": other_shape,
+        "of another type": other_type if exact else (),
     }
     found = [f"{len(names)} {what} ({_listed(names)})" for what, names in differing.items() if names]
     if found:
@@ -37,6 +44,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
             f"{where}: expected the weights of {type(model).__name__}, got {', '.join(found)}. "
             "Use the model they were saved from."
         )
+    if other_type:
+        _log.warning("%s: %d weights were of another type (%s).", where, len(other_type), _listed(other_type))
     model.load_state_dict(dict(weights))
 
 
@@ -92,6 +101,14 @@ def _are_weights(node: Any) -> bool:
         return False
     values = [value for name, value in node.items() if not name.endswith("_extra_state")]
     return bool(values) and all(isinstance(value, dict) and value.keys() == {"$tensor"} for value in values)
+
+
+def _shape(value: Any) -> torch.Size | None:
+    return value.shape if isinstance(value, torch.Tensor) else None
+
+
+def _type(value: Any) -> torch.dtype | None:
+    return value.dtype if isinstance(value, torch.Tensor) else None
 
 
 def _listed(names: Collection[str], limit: int = 3) -> str:

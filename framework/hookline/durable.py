@@ -1,0 +1,90 @@
+"""Files and names that outlast a loss of power: who looks finds them whole, or as they were before."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["make_directory", "replace_file", "sync_directory", "write_new"]
+
+_PORTION = 4 * 2**20  # small enough to be in the cache still when it is written after it was hashed
+
+
+def write_new(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Make ``pieces`` the durable content of a new file; return its size and SHA-256.
+
+    The checksum is that of what was to be written, not of what can be read back. The file's name is durable
+    after `sync_directory` of its directory.
+
+    Args:
+        path: Where there is no file yet.
+        pieces: Each is asked for when the one before it is written.
+
+    Raises:
+        OSError: If something is there already, or the disk refuses; what was written is not removed.
+    """
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        for portion in _portions(pieces):
+            digest.update(portion)
+            size += len(portion)
+            while portion:
+                portion = portion[os.write(descriptor, portion) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return size, digest.hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make ``data`` the durable content of ``path``: who reads or crashes sees the old or all of the new."""
+    # Beside the target: a rename across file systems would copy.
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    try:
+        write_new(temporary, [data])
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make ``path`` and its missing parents so that they outlast a loss of power; no error if they exist."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in ``path`` durable, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no such operation and say so; any other failure is one.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), _PORTION):
+            yield view[start : start + _PORTION]
