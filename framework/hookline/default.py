@@ -25,6 +25,7 @@ from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
 from hookline.plugins import lint_writer
+from hookline.resuming import to_resume
 from hookline.run_logs import attach_log, collected_logs, log_error
 from hookline.rundir import RunDir
 from hookline.trainer import SimpleTrainer, load_weights, saved_weights
@@ -55,6 +56,10 @@ class DefaultTrainer(SimpleTrainer):
 
     resumed_from: Path | None = None
     """The checkpoint that `resume` loaded."""
+    asked_to_resume: str | None = None
+    """What `resume` was called with."""
+    weights_from: tuple[str, str | None] | None = None
+    """What `load_weights` loaded: where, and whose."""
     _run: RunDir | None = None
     _next_iter = 0
 
@@ -68,7 +73,7 @@ class DefaultTrainer(SimpleTrainer):
     ) -> None:
         if not isinstance(config, Config):
             config = load_config(config, overrides, also=lambda found: self.planned(found, plugins).problems)
-        self.config, self.smoke, self._has_plugins = config, smoke, plugins
+        self.config, self.smoke, self.has_plugins = config, smoke, plugins
         self.plan = self.planned(config, plugins)
         if self.plan.problems:
             raise ConfigError(self.plan.problems)
@@ -163,8 +168,8 @@ class DefaultTrainer(SimpleTrainer):
         start = perf_counter()
         with ExitStack() as stack:
             stack.enter_context(self._interrupts)  # until the run's files say how it ended
-            if distributed.is_main():
-                self.generation = stack.enter_context(run.held())  # before anything in it is changed
+            # Before anything in it is changed, by any rank.
+            self.generation = distributed.from_main(lambda: stack.enter_context(run.held()))
             log = stack.enter_context(attach_log(run, distributed.rank()))
             while self._early_records:  # what was said before there was a file to say it in
                 log.handle(self._early_records.pop(0))
@@ -178,12 +183,14 @@ class DefaultTrainer(SimpleTrainer):
                 run.write_status("running", iteration=first)
                 description.write(run, self.config, type(self), self._plugins_now())
                 report.print_header(self)
+                self._interrupts.last_words = lambda: report.last_words(self)
             try:
                 super().train(first, last)
             except Exception as error:
                 log_error(log, error)
                 raise
             finally:
+                self._interrupts.last_words = str
                 self._next_iter = self.iter
                 if distributed.is_main():
                     self._conclude(run, perf_counter() - start)
@@ -192,20 +199,25 @@ class DefaultTrainer(SimpleTrainer):
         """Go on, at the next `train`, where the run stopped; it stays in its directory.
 
         Args:
-            run: A run directory, a checkpoint in one, or ``latest``: the newest run of this name.
+            run: A run directory, a checkpoint in one, ``latest``: the newest run of this name, or ``auto``:
+                the newest that is neither finished nor stopped, from iteration 0 if it has no checkpoint yet,
+                and a new run if there is none.
 
         Raises:
-            RunError: If there is no such run.
+            RunError: If there is no such run, or another process trains in that of ``auto``.
             CheckpointError: If it has no undamaged checkpoint, or the one named is damaged.
             PluginError: If its plugins were others, and ``plugins.on_change`` is against that.
         """
-        found = RunDir.resumable(run, Path(self.config.run.dir), self.config.run.name)
+        self.asked_to_resume = run
         with collected_logs() as records:
-            path = checkpoint.resolve(found.path if run == "latest" else Path(run))
-            self.load_state_dict(checkpoint.load(path))
-            self._run, self.run_dir, self.resumed_from = found, found.path, path
-            self._next_iter = self.iter
-            self.hooks.call("after_load", trainer=self, path=path)
+            # Each for itself might find another one, while a run is begun or a disk fails.
+            found, path = distributed.from_main(lambda: to_resume(run, self.config, self.hooks.get_plugins()))
+            if found is not None:
+                self._run, self.run_dir = RunDir(found), found
+            if path is not None:
+                self.load_state_dict(checkpoint.load(path))
+                self.resumed_from, self._next_iter = path, self.iter
+                self.hooks.call("after_load", trainer=self, path=path)
         self._early_records += records
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +232,7 @@ class DefaultTrainer(SimpleTrainer):
         """
         chosen = self.config.plugins.on_change
         where = self.config.where("plugins.on_change") if chosen else "plugins.on_change (default)"
-        policy = chosen or (None if self._has_plugins else "warn")
+        policy = chosen or (None if self.has_plugins else "warn")
         super().load_state_dict(lock.agreed(state, self._plugins_now(), where, policy))
 
     def _plugins_now(self) -> dict[str, Any]:
@@ -232,6 +244,7 @@ class DefaultTrainer(SimpleTrainer):
         See `load_model` for ``weights_of``.
         """
         load_weights(self.model, saved_weights(Path(source), weights_of), str(source))
+        self.weights_from = (str(source), weights_of)
 
     # ---- how it works
 
@@ -257,7 +270,7 @@ class DefaultTrainer(SimpleTrainer):
         self.max_iter = self._iterations("train.max_iter", train.max_iter)
         self.log_period = train.log_period
         self.storage = EventStorage(period=train.log_period)
-        self.stop_at = train.stop_at
+        self.stop_at, self.time_limit_s = train.stop_at, train.time_limit
         self.schedule = self.build_schedule(optimizer)
         self.writers: Mapping[str, EventWriter] = self.build_writers()
         check_journals(self.writers.items())
@@ -341,11 +354,9 @@ class DefaultTrainer(SimpleTrainer):
     def _open_run(self) -> RunDir:
         """Return the run's directory, made by rank 0 if the run is new."""
         if self._run is None:
-            made = None
-            if distributed.is_main():
-                name = self.config.run.name + ("-smoke" if self.smoke else "")  # never what `latest` means
-                made = RunDir.create(Path(self.config.run.dir), name).path
-            self._run = RunDir.open(distributed.broadcast(made))
+            name = self.config.run.name + ("-smoke" if self.smoke else "")  # never what `latest` means
+            parent = Path(self.config.run.dir)
+            self._run = RunDir.open(distributed.from_main(lambda: RunDir.create(parent, name).path))
         self.run_dir = self._run.path
         return self._run
 

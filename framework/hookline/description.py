@@ -14,6 +14,7 @@ from hookline.rundir import RunDir
 __all__ = ["hyper_parameters", "write"]
 
 _SECTIONS = ("model", "data", "optimizer", "schedule", "train")
+_OF_THIS_TIME = ("stop_at", "time_limit")  # of a run that is resumed they say nothing
 
 
 def write(run: RunDir, config: Config, trainer: type, plugins: Mapping[str, Any]) -> None:
@@ -27,8 +28,8 @@ def write(run: RunDir, config: Config, trainer: type, plugins: Mapping[str, Any]
     """
     target = None if trainer.__module__ == "hookline.default" else _target_of(trainer)
     complete = replace(config, trainer=Target(target)) if target and config.trainer is None else config
-    (run.path / "config.yaml").write_text(to_yaml(complete), "utf-8")
-    (run.path / "config.source.yaml").write_text(config.source_text, "utf-8")
+    run.write_text("config.yaml", to_yaml(complete))
+    run.write_text("config.source.yaml", config.source_text)
     run.write_json("overrides.json", {"overrides": list(config.overrides)})
     run.write_environment()
     run.write_json("plugins.json", plugins)
@@ -37,7 +38,7 @@ def write(run: RunDir, config: Config, trainer: type, plugins: Mapping[str, Any]
 def hyper_parameters(config: Config) -> dict[str, bool | int | float | str]:
     """Return what was chosen for the model, the data and how to train, by dotted key."""
     chosen = {key: value for key, value in config.to_dict(absolute=False).items() if key in _SECTIONS}
-    chosen["train"] = {key: value for key, value in chosen["train"].items() if key != "stop_at"}
+    chosen["train"] = {key: value for key, value in chosen["train"].items() if key not in _OF_THIS_TIME}
     flat: dict[str, bool | int | float | str] = {}
 
     def flatten(value: Any, key: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,12 +20,13 @@ import torch.distributed as dist
 from hookline.errors import HooklineError, RankError, RunError, add_note
 
 __all__ = [
-    "any_rank",
     "broadcast",
     "first_failure",
+    "from_main",
     "gather",
     "is_main",
     "join",
+    "largest",
     "leave",
     "local_rank",
     "rank",
@@ -42,7 +43,8 @@ _MAIN_SPEAKS_FIRST_S = 1.0
 # After its last work a thread of gloo takes the interpreter's lock once more, and aborts if that is gone.
 # Seen in 3 of 48 runs on a busy machine (torch 2.13); destroying the group does not wait for the thread.
 _REST_S = 0.2
-_PR_SET_PDEATHSIG = 1  # Source: prctl(2).
+
+Result = TypeVar("Result")
 
 _store: Any = None  # a torch.distributed.Store; torch hides the name from type checkers
 
@@ -70,8 +72,6 @@ def is_main() -> bool:
 def join(device: torch.device) -> None:
     """Join the processes that ``torchrun`` started; alone, or when that is done, do nothing.
 
-    From here on this process is sent SIGTERM when its launcher dies: nobody else would end it.
-
     Raises:
         RunError: If the others cannot be reached.
     """
@@ -92,8 +92,6 @@ def join(device: torch.device) -> None:
             "Start them with torchrun, or with 'hookline train --nproc N'."
         ) from error
     atexit.register(time.sleep, _REST_S)
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave() -> None:
@@ -116,18 +114,19 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         if world_size() > 1:
-            # The launcher ends all when it misses one, but what is to be told must still be told.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _outlast_the_launcher()
             first = _first_word(error)
             if first.rank != rank() and (_follows(error) or first.cause == _cause(error)):
                 sys.exit(first.exit_code)
             if not is_main():
                 add_note(error, f"On rank {rank()}.")
         raise
-    except BaseException:  # A signal paused all of them.
+    except BaseException:  # A signal or a time limit paused all of them.
+        _outlast_the_launcher()
         leave()
         raise
     else:
+        _outlast_the_launcher()
         leave()
 
 
@@ -163,13 +162,34 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
-def any_rank(value: int) -> int:
-    """Return the largest of every rank's ``value``; waits for all hosts, never for a device."""
+def from_main(call: Callable[[], Result]) -> Result:
+    """Return on every rank what ``call`` returns on rank 0, where alone it is called; waits for its host.
+
+    Raises:
+        HooklineError: On every rank, what ``call`` raised.
+    """
     if not _active():
-        return value
-    largest = torch.tensor(value, dtype=torch.int64)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return int(largest)
+        return call()
+    outcome: tuple[Any, HooklineError | None] = None, None
+    if is_main():
+        try:
+            outcome = call(), None
+        except HooklineError as raised:
+            outcome = None, raised
+    value, error = broadcast(outcome)
+    if error is not None:
+        raise error
+    found: Result = value
+    return found
+
+
+def largest(*values: int) -> list[int]:
+    """Return each of ``values`` as it is on the rank where it is largest; waits for hosts, for no device."""
+    if not _active():
+        return list(values)
+    found = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return [int(value) for value in found.tolist()]
 
 
 def share(tensors: Iterable[torch.Tensor]) -> None:
@@ -200,6 +220,12 @@ def reduce_metrics(
     dist.all_gather(list(all_RN.unbind()), values_N)
     reduced_N = torch.cat([all_RN[:, : len(means)].mean(0), all_RN[:, len(means) :].amax(0)])
     return dict(zip((*means, *maxima), reduced_N, strict=True))
+
+
+def _outlast_the_launcher() -> None:
+    """Let this rank end by itself: the launcher ends all when it misses one, and exit codes would be lost."""
+    if world_size() > 1 and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _active() -> bool:

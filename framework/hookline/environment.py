@@ -12,6 +12,7 @@ from torch import nn
 from hookline import distributed
 from hookline.config import Config
 from hookline.errors import ConfigError, Problem
+from hookline.processes import end_with_launcher
 
 __all__ = ["on_all_ranks", "set_up"]
 
@@ -22,6 +23,7 @@ def set_up(config: Config) -> torch.device:
     device = _device(train.device, config.where("train.device"))
     if train.threads:
         torch.set_num_threads(train.threads)
+    end_with_launcher()
     distributed.join(device)
     seed = (config.run.seed + distributed.rank()) % 2**32
     random.seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,14 @@ from rich.text import Text
 
 from hookline import distributed
 from hookline.console import console
+from hookline.processes import launch_command
+from hookline.resuming import AUTO
+from hookline.rundir import RunDir
 
 if TYPE_CHECKING:
     from hookline.default import DefaultTrainer
 
-__all__ = ["header", "print_header", "print_summary", "summary"]
+__all__ = ["header", "last_words", "print_header", "print_summary", "summary"]
 
 _LEAST_SHOWN_S = 0.005
 
@@ -62,22 +65,47 @@ def summary(trainer: DefaultTrainer, duration_s: float) -> dict[str, Any]:
 
 
 def commands(trainer: DefaultTrainer) -> dict[str, str]:
-    """Return the commands that continue the run, and that show what its writers wrote."""
-    found = {}
-    if trainer.run_dir is not None and (trainer.run_dir / "checkpoints" / "latest").exists():
-        is_complete = trainer.status == "finished"
-        num_ranks = distributed.world_size()
-        ranks = ["--nproc", str(num_ranks)] if num_ranks > 1 else []
-        changed = ("train.stop_at=", *(["train.max_iter="] if is_complete else []))
-        source = _source(trainer, changed)
-        resume = ["hookline", "train", *ranks, *source, "--resume", _shown(trainer.run_dir)]
-        more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
-        found["extend" if is_complete else "resume"] = shlex.join([*resume, *more])
+    """Return the commands that continue the run, or start it again, and that show what its writers wrote."""
+    found = dict(_go_on(trainer))
     for name, writer in trainer.writers.items():
         command = writer.view_command()
         if command:
             found[name] = command
     return found
+
+
+def last_words(trainer: DefaultTrainer) -> str:
+    """Return what is to be said when the process ends at once: how to go on."""
+    hints = [f" {command}\n" for _, command in _go_on(trainer)]
+    return f"hookline: ended at once, in iteration {trainer.iter}. Go on with:{''.join(hints)}"
+
+
+def _go_on(trainer: DefaultTrainer) -> Iterator[tuple[str, str]]:
+    """Yield what it does and the command that extends, resumes or starts again; nothing after a smoke."""
+    is_complete, run_dir = trainer.status == "finished", trainer.run_dir
+    if trainer.smoke and is_complete:
+        return
+    if run_dir is not None and RunDir(run_dir).has_checkpoints:
+        changed = ("train.stop_at=", *(["train.max_iter="] if is_complete else []))
+        more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
+        words = [*_source(trainer, changed), *_flags(trainer), "--resume", _shown(run_dir), *more]
+        yield "extend" if is_complete else "resume", shlex.join([*launch_command(), *words])
+    elif not is_complete:
+        auto = ["--resume", AUTO] if trainer.asked_to_resume == AUTO else []
+        words = [*_source(trainer, ()), *_flags(trainer), *_weights(trainer), *auto]
+        yield "again", shlex.join([*launch_command(), *words])
+
+
+def _flags(trainer: DefaultTrainer) -> list[str]:
+    chosen = {"--smoke": trainer.smoke, "--no-plugins": not trainer.has_plugins}
+    return [flag for flag, is_on in chosen.items() if is_on]
+
+
+def _weights(trainer: DefaultTrainer) -> list[str]:
+    if trainer.weights_from is None:
+        return []
+    source, of = trainer.weights_from
+    return ["--weights", source, *([] if of is None else ["--weights-of", of])]
 
 
 def print_summary(trainer: DefaultTrainer, data: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hookline.durable import make_directory, replace_file, sync_directory
 from hookline.errors import Problem, RunError, did_you_mean
@@ -27,6 +27,7 @@ from hookline.errors import Problem, RunError, did_you_mean
 __all__ = ["RunDir", "unwritable"]
 
 STATES = ("running", "finished", "stopped", "paused", "failed")
+_COMPLETE = ("finished", "stopped")
 
 _NAME = re.compile(r"[^\W_][\w.+=@ -]{0,99}")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -106,10 +107,27 @@ class RunDir:
         A later start that failed before its first checkpoint does not hide the run before it.
         """
         found = cls.find(spec, parent, name)
-        if spec != "latest" or found.checkpoints.is_dir():
+        if spec != "latest" or found.has_checkpoints:
             return found
-        others = (cls(path.parent) for path in found.path.parent.glob("*/checkpoints"))
-        return max(others, key=lambda other: other.id, default=found)
+        others = (cls(path) for path in _runs(found.path.parent))
+        return max((run for run in others if run.has_checkpoints), key=lambda run: run.id, default=found)
+
+    @classmethod
+    def unfinished(cls, parent: Path, name: str) -> RunDir | None:
+        """Return the newest run of ``name`` that is neither finished nor stopped; None if there is none.
+
+        Raises:
+            RunError: If another process trains in it.
+        """
+        _check_name(name, "run.name")
+        place = Path(parent).resolve() / name
+        runs = [run for run in map(cls, _runs(place)) if run.status.get("state") not in _COMPLETE]
+        # The link is right where names are not, see _latest_of.
+        newest = next((run for run in runs if run.path == _latest_of(place)), None)
+        found = newest or max(runs, key=lambda run: run.id, default=None)
+        if found is not None:
+            found.check_free()
+        return found
 
     @property
     def id(self) -> str:
@@ -127,6 +145,11 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def has_checkpoints(self) -> bool:
+        """Whether a checkpoint was saved, damaged or not."""
+        return any(self.checkpoints.glob("iter_*"))
+
+    @property
     def log(self) -> Path:
         """The log file."""
         return self.path / "log.txt"
@@ -139,7 +162,7 @@ class RunDir:
     @property
     def status(self) -> dict[str, Any]:
         """What `write_status` wrote last; empty before the first time."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
             return status if isinstance(status, dict) else {}
         return {}
@@ -176,14 +199,7 @@ class RunDir:
             RunError: If another process trains in it.
         """
         with open(self.path / "lock", "a") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
-                fix = "Wait for it, stop it, or start a run of its own"
-                raise RunError(
-                    str(Problem(f"run directory {self.path}", "one that nobody trains in", holder, fix=fix))
-                ) from error
+            self._lock(file, fcntl.LOCK_EX)
             generation = self.generation + 1
             try:
                 # Not in the lock's own file: to close that anywhere in the process frees the lock.
@@ -191,6 +207,25 @@ class RunDir:
             except OSError as error:
                 raise unwritable(str(self.path / "generation"), "a file", error) from error
             yield generation
+
+    def check_free(self) -> None:
+        """Return if nobody trains in the directory; changes nothing in it.
+
+        Raises:
+            RunError: If another process does.
+        """
+        with suppress(FileNotFoundError), open(self.path / "lock") as file:
+            self._lock(file, fcntl.LOCK_SH)
+
+    def _lock(self, file: IO[str], kind: int) -> None:
+        try:
+            fcntl.lockf(file, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
+            fix = "Wait for it, stop it, or start a run of its own"
+            raise RunError(
+                str(Problem(f"run directory {self.path}", "one that nobody trains in", holder, fix=fix))
+            ) from error
 
     def check_generation(self, generation: int) -> None:
         """Return if nobody has held the directory since ``generation``, which must not write any more then.
@@ -210,10 +245,17 @@ class RunDir:
         Raises:
             RunError: If ``name`` is not one plain path segment, or the file cannot be written.
         """
+        self.write_text(name, f"{json.dumps(_jsonable(data), indent=2, allow_nan=False)}\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write ``text`` as the file ``name``, whole or not at all.
+
+        Raises:
+            RunError: If ``name`` is not one plain path segment, or the file cannot be written.
+        """
         _check_name(name, "file name")
-        text = json.dumps(_jsonable(data), indent=2, allow_nan=False)
         try:
-            replace_file(self.path / name, f"{text}\n".encode())
+            replace_file(self.path / name, text.encode())
         except OSError as error:
             raise unwritable(str(self.path / name), "a file", error) from error
 
@@ -247,8 +289,13 @@ def _point_latest(directory: Path, run_id: str) -> None:
 
 def _followed(path: Path) -> Path:
     if path.name == "latest" and path.is_file():
-        path = path.parent / path.read_text(encoding="utf-8").strip()
-    return path.resolve()
+        with suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
+            if _NAME.fullmatch(name := file.read(200).strip()):
+                path = path.parent / name
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return path.absolute()
 
 
 def _latest(parent: Path, name: str | None) -> RunDir:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import textwrap
@@ -98,6 +99,8 @@ def project(tmp_path, monkeypatch):
     yield Project(tmp_path)
     logger.handlers, logger.propagate = before[0], before[1]
     logger.setLevel(before[2])
+    # `hookline train` leaves it so, as its process ends then; others are started from this one.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def test_an_option_may_be_called_name_or_options():
 # ---- what is refused, word for word
 
 KEYS = (
-    "Options: max_iter, stop_at, device, threads, precision, accumulate, clip_norm, max_skips, "
+    "Options: max_iter, stop_at, time_limit, device, threads, precision, accumulate, clip_norm, max_skips, "
     "deterministic, compile, kernel, prefetch, sync_check, log_period"
 )
 SECTIONS = "Options: run, model, data, optimizer, schedule, train, hooks, writers, plugins, trainer"

@@ -11,6 +11,8 @@ import pytest
 
 from hookline.trainer.interrupts import Interrupts
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 @pytest.fixture
 def exits(monkeypatch):
@@ -74,14 +76,14 @@ def test_a_signal_in_a_run_that_ends_anyway_is_not_told(caplog, exits):
 
 
 def test_handlers_come_back_when_the_outermost_context_ends(exits):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in NUMBERS]
     interrupts = Interrupts()
     with interrupts:
         with interrupts:
             send(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) != before[1]
         assert interrupts.signal is signal.SIGTERM
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in NUMBERS] == before
     with interrupts:
         assert interrupts.signal is None  # of the next run
 
@@ -95,3 +97,45 @@ def test_a_forked_process_leaves_ctrl_c_to_the_run_and_ends_by_sigterm(number, c
             os._exit(0 if interrupts.signal is None else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
     assert interrupts.signal is None
+
+
+def test_sigusr1_is_noted_and_told_each_time_and_ends_nothing(caplog, exits):
+    with caplog.at_level(logging.INFO), Interrupts() as interrupts:
+        for _ in range(2):
+            send(signal.SIGUSR1)
+            assert interrupts.save_due
+            interrupts.save_due = False
+    assert caplog.messages == ["SIGUSR1: saving at the end of this iteration."] * 2
+    assert (interrupts.signal, exits) == (None, [])
+
+
+def test_sigusr1_that_was_kept_waiting_is_noted_and_waits_again_afterwards():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        send(signal.SIGUSR1)
+        with Interrupts() as interrupts:
+            assert interrupts.save_due
+            assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+        send(signal.SIGUSR1)  # would end this process
+        assert signal.sigtimedwait({signal.SIGUSR1}, 1).si_signo == signal.SIGUSR1
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+def test_a_forked_process_leaves_sigusr1_to_the_run():
+    with Interrupts() as interrupts:
+        child = os.fork()
+        if child == 0:
+            send(signal.SIGUSR1)
+            os._exit(1 if interrupts.save_due else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_who_ends_at_once_says_first_how_to_go_on(exits, clock, capfd):
+    with Interrupts() as interrupts:
+        interrupts.last_words = lambda: "Go on with: this\n"
+        send(signal.SIGINT)
+        clock[0] += 2.0
+        send(signal.SIGINT)
+    assert exits == [130]
+    assert capfd.readouterr().err == "Go on with: this\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from io import TextIOWrapper
 
 import click
@@ -10,9 +11,10 @@ import click
 from hookline import __version__
 from hookline.cli.backends import guard_torch
 from hookline.cli.configuration import config
+from hookline.cli.ending import starting
 from hookline.cli.plugins import plugins
 from hookline.cli.reporting import reporting
-from hookline.errors import RunError
+from hookline.errors import Problem, RunError
 
 __all__ = ["main"]
 
@@ -29,7 +31,14 @@ def main() -> None:
 @main.command(context_settings={"ignore_unknown_options": False})
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
-@click.option("--resume", metavar="RUN|latest", help="Go on where a run stopped, in its directory.")
+@click.option(
+    "--resume",
+    metavar="RUN|latest|auto",
+    help="Go on where a run stopped, in its directory; auto: with the newest unfinished one, or start one.",
+)
+@click.option(
+    "--time-limit", metavar="TIME", help="Pause in time to have ended after so long, such as 3h50m."
+)
 @click.option("--weights", metavar="PATH", help="Start from the weights of a run, a checkpoint or a file.")
 @click.option("--weights-of", metavar="NAME", help="With --weights: those that this plugin keeps.")
 @click.option("--nproc", type=click.IntRange(min=1), help="Train with so many processes on this machine.")
@@ -41,6 +50,7 @@ def train(
     config: str,
     overrides: tuple[str, ...],
     resume: str | None,
+    time_limit: str | None,
     weights: str | None,
     weights_of: str | None,
     nproc: int | None,
@@ -53,13 +63,21 @@ def train(
     KEY=VALUE overrides it, left to right: train.max_iter=500 hooks.evaluate.period=100
     hooks+=early-stopping hooks-=timer writers=[json,wandb] run.dir=/tmp/runs
     """
-    guard_torch()
-    from hookline.cli import training
+    start_s = time.monotonic()
+    with starting():
+        if resume is not None and weights is not None:
+            raise RunError(
+                "--weights: expected it without --resume, got both. A resumed run has its weights."
+            )
+        if weights_of is not None and weights is None:
+            raise RunError("--weights-of: expected --weights with it, got none. Name the run it is in.")
+        if resume == "auto" and smoke:
+            raise RunError("--resume auto: expected it without --smoke, got both. A smoke test starts anew.")
+        if time_limit is not None:
+            overrides = (*overrides, _time_limit(time_limit))
+        guard_torch()
+        from hookline.cli import training
 
-    if resume is not None and weights is not None:
-        raise RunError("--weights: expected it without --resume, got both. A resumed run has its weights.")
-    if weights_of is not None and weights is None:
-        raise RunError("--weights-of: expected --weights with it, got none. Name the run it is in.")
     if nproc is not None and nproc > 1:
         training.launch(nproc)
     else:
@@ -72,7 +90,19 @@ def train(
             smoke=smoke,
             plugins=not no_plugins,
             trace=trace_hooks,
+            start_s=start_s,
         )
+
+
+def _time_limit(text: str) -> str:
+    """Return the override that ``--time-limit`` stands for."""
+    from hookline.config.durations import RULE, seconds
+
+    try:
+        seconds(text)
+    except ValueError:
+        raise RunError(str(Problem("--time-limit", RULE, text))) from None
+    return f"train.time_limit={text.strip()}"
 
 
 @main.command()

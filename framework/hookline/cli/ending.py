@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["ending_in_order"]
+import click
+
+from hookline.processes import end_with_launcher, launch_command
+
+__all__ = ["OUT_OF_TIME", "end_out_of_time", "ending_in_order", "starting"]
+
+OUT_OF_TIME = 75
+"""Exit code of a run that its time limit paused: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
 
 @contextmanager
@@ -29,6 +38,45 @@ def ending_in_order() -> Iterator[None]:
         for number, handler in before.items():
             if handler == signal.SIG_DFL:
                 signal.signal(number, handler)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end, with a word of how to start again, what has not begun to train.
+
+    From here to the end of the process SIGUSR1 waits until a run listens: it asks one to save, and would
+    otherwise end the process. On a rank, the death of the launcher is a SIGTERM.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    end_with_launcher()
+    try:
+        with ending_in_order():
+            yield
+    except KeyboardInterrupt:
+        _tell_to_start_again()
+        raise
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:
+            _tell_to_start_again()
+        raise
+
+
+def end_out_of_time() -> None:
+    """End the process as one that a time limit paused.
+
+    Raises:
+        SystemExit: With `OUT_OF_TIME`; with 0 where torchrun would take any other code for a failure, and
+            start anew what has no time left.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    done = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    sys.exit(OUT_OF_TIME if done >= restarts else 0)
+
+
+def _tell_to_start_again() -> None:
+    if os.environ.get("RANK", "0") == "0":
+        command = shlex.join([*launch_command(), *sys.argv[2:]])
+        click.echo(f"hookline: ended before training began. Start again with: {command}", err=True)
 
 
 def _end(signal_number: int, frame: object) -> None:

@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.table import Table
 
 from hookline import checkpoint, distributed
+from hookline.cli.ending import end_out_of_time, starting
 from hookline.config import Config, load_config
 from hookline.console import console, show_logs
 from hookline.default import trainer_class
 from hookline.errors import ConfigError, HooklineError, Problem
 from hookline.plugins import Trace
+from hookline.processes import seconds_since_launch, sessions
+from hookline.resuming import AUTO
 from hookline.rundir import RunDir
 from hookline.trainer import offered_weights
 
 __all__ = ["evaluate", "launch", "train"]
+
+_POLL_S = 0.1
 
 
 def train(
@@ -35,19 +44,41 @@ def train(
     smoke: bool,
     plugins: bool,
     trace: bool,
+    start_s: float,
 ) -> None:
-    """Build the trainer that ``config`` describes, and train; ``trace`` prints the calls of hooks."""
+    """Build the trainer that ``config`` describes, and train.
+
+    Args:
+        config: A file.
+        overrides: Of the config.
+        resume: What to go on from, as `DefaultTrainer.resume` takes it.
+        weights: What to start from.
+        weights_of: Whose weights of these.
+        smoke: Only see whether it runs.
+        plugins: Whether there are any but the schedule.
+        trace: Print the calls of hooks.
+        start_s: When the command began, by the monotonic clock; the time limit counts from there.
+    """
     show_logs(distributed.rank(), distributed.world_size())
     with distributed.together():
-        parsed = _loaded(config, overrides, plugins)
-        trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
-        if trace and distributed.is_main():
-            trainer.hooks.watch(Trace(trainer, _show_line))
-        if weights is not None:
-            trainer.load_weights(weights, weights_of)
-        if resume is not None:
-            trainer.resume(resume)
-        trainer.train()
+        with starting():
+            parsed = _loaded(config, overrides, plugins)
+            trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
+            if trace and distributed.is_main():
+                trainer.hooks.watch(Trace(trainer, _show_line))
+            if weights is not None:
+                trainer.load_weights(weights, weights_of)
+            if resume is not None:
+                trainer.resume(resume)
+        trainer.time_spent_s = max(time.monotonic() - start_s, seconds_since_launch())
+        try:
+            trainer.train()
+        except (KeyboardInterrupt, SystemExit):
+            # A signal that found nothing to pause: who starts it again would start another run.
+            if trainer.status not in ("finished", "stopped"):
+                raise
+        if trainer.is_out_of_time:
+            end_out_of_time()
 
 
 def evaluate(run: str, overrides: Sequence[str], data: Sequence[str], weights_of: str | None = None) -> None:
@@ -75,6 +106,7 @@ def launch(nproc: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    _forward_saves()
     # As torchrun does, but in silence: the processes tell of their failures themselves.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.disable()
@@ -99,8 +131,30 @@ def launch(nproc: int) -> None:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(f"hookline: rank {rank} was ended by {name}.", file=sys.stderr)
+            print(f"hookline: rank {rank} was ended by {name}. {_go_on()}", file=sys.stderr)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+
+
+def _forward_saves() -> None:
+    """Hand each SIGUSR1 on to the ranks, which save; it is blocked in every thread, and ends none."""
+
+    def forward() -> None:
+        while True:
+            signal.sigwait({signal.SIGUSR1})
+            while not (ranks := sessions()):  # not started yet
+                time.sleep(_POLL_S)
+            for pid in ranks:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+
+    threading.Thread(target=forward, daemon=True).start()
+
+
+def _go_on() -> str:
+    """Return how to go on with what this command started, told without knowing how far it came."""
+    words = sys.argv[1:]
+    auto = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume", AUTO]
+    return f"Go on with: {shlex.join(['hookline', *words, *auto])}"
 
 
 def _without_nproc(arguments: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
+from hookline.config.durations import TimeLimit
 from hookline.config.instances import DEFAULT_HOOKS, LISTS, name_in
 from hookline.config.lengths import Epochs, MaxIter, Period
 from hookline.config.rules import WORD, Rule
@@ -165,6 +166,7 @@ class Train:
     Args:
         max_iter: Where training ends; the schedule is relative to it.
         stop_at: Iteration to pause at, before ``max_iter``; nothing is rescaled.
+        time_limit: Pause in time to have saved and ended after so long, such as ``3h50m``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         threads: CPU threads of torch; 0 leaves its own choice.
         precision: Precision of forward and backward; weights stay in their own.
@@ -181,6 +183,7 @@ class Train:
 
     max_iter: MaxIter
     stop_at: Annotated[int, Ge(1)] | None = None
+    time_limit: TimeLimit | None = None
     device: str = "auto"
     threads: Annotated[int, Ge(0)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

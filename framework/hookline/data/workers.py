@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from hookline.data.batches import MakeBatch, MapDataset, batch_maker
 
 __all__ = ["Workers", "jobs", "seed_from"]
+
+_GRACE_S = 30  # as batch systems give between asking a job to end and ending it
 
 Job = tuple[tuple[int, int, int, int], list[int]]
 """What a batch is made from: parts of its seed, and indices of its samples."""
@@ -94,8 +98,17 @@ class _Batches(Dataset[Any]):
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Leave the process group: what is sent to all of it pauses the run, which then ends its workers."""
+    """Let what is sent to all processes pause or save the run, which ends its workers when it ends.
+
+    SLURM sends it to each process of a job by itself, others to the process group.
+    """
     os.setpgid(0, 0)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.alarm(_GRACE_S)  # for one that hangs
 
 
 def _unchanged(batch: Any) -> Any:

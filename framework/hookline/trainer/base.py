@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hookline import distributed
 from hookline.checkpoint import rng
@@ -17,7 +16,7 @@ from hookline.events import Events, EventStorage
 from hookline.hookspecs import HookBase
 from hookline.plugins import HookManager, load_states, states
 from hookline.trainer.cost import Cost
-from hookline.trainer.interrupts import Interrupts
+from hookline.trainer.ending import Ending, Status
 from hookline.trainer.sync_check import SyncCheck, SyncCheckMode, checking
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpointer", "Evaluation", "Status", "TrainerBase"]
 
-Status = Literal["created", "running", "finished", "stopped", "paused", "failed"]
 Evaluation = Callable[[], Mapping[str, float]]
 
 _log = logging.getLogger(__name__)
@@ -62,6 +60,9 @@ class TrainerBase:
         generation: How often training was started in the run directory, this time included; 0 without one.
         log_period: Writers, and ranks among themselves, are told every so many iterations.
         stop_at: Pause when so many iterations are done; None never does.
+        time_limit_s: Pause in time to have saved and ended so many seconds after ``train`` was called; None
+            never does.
+        time_spent_s: How much of that was over before ``train`` was called, seconds.
         sync_check: What happens when the host waits for a CUDA device within an iteration: ``off`` is
             nothing, at no cost; ``warn`` logs each plugin, hook and line that waits, once; ``error`` ends
             the run at the first. The first iteration is not checked.
@@ -77,6 +78,8 @@ class TrainerBase:
         self.generation = 0
         self.log_period = 20
         self.stop_at: int | None = None
+        self.time_limit_s: float | None = None
+        self.time_spent_s = 0.0
         self.sync_check: SyncCheckMode = "off"
         self.evaluations: dict[str, Evaluation] = {}
         """What runs at the end of training, and when requested, by name; hooks add to it."""
@@ -88,7 +91,8 @@ class TrainerBase:
         """What writers did not take."""
         self.writer_seconds: dict[str, float] = {}
         """Time spent in each writer, on its own thread, seconds."""
-        self._interrupts = Interrupts()
+        self._ending = Ending()
+        self._interrupts = self._ending.interrupts
         self._cost = Cost()
         self._evaluations_due: set[str] = set()
         self._checkpoint_due = False
@@ -108,6 +112,11 @@ class TrainerBase:
     @run_dir.setter
     def run_dir(self, path: str | Path | None) -> None:
         self._run_dir = None if path is None else Path(path)
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the time limit paused the run."""
+        return self._ending.is_out_of_time
 
     # ---- what a user calls
 
@@ -157,10 +166,12 @@ class TrainerBase:
                     rng.restore(self._saved_rng[distributed.rank()])
                     self._saved_rng = None
                 with checking(self) as self._check:
+                    self.status = self._ending.before_first(self) or self.status
                     while self.status == "running" and self.iter < self.max_iter:
                         self._run_iteration()
                 if self.status == "running":
                     self.status = "finished"
+                self._interrupts.ending = True
             except BaseException as raised:
                 self._interrupts.ending = True
                 error = distributed.first_failure(raised)
@@ -269,6 +280,7 @@ class TrainerBase:
         self.gaps, self.writer_seconds = [], {}
         self._num_ranks = distributed.world_size()
         self._cost.reset(self.hooks)
+        self._ending.begin(self)
 
     def _run_iteration(self) -> None:
         hooks, is_first = self.hooks, self.iter == self.start_iter
@@ -282,7 +294,7 @@ class TrainerBase:
         if is_first:
             self._check_after_backward()
         hooks.call("after_step", weight=weight, trainer=self)
-        ending = self._ending()
+        ending = self._ending.after_iteration(self)
         if ending is not None or self._evaluations_due:
             ending = self._evaluate_what_is_due(ending)
         if weight:
@@ -291,7 +303,10 @@ class TrainerBase:
         if self._saving is not None:
             self._finish_saving(wait=False)
         if self._checkpoint_due or ending is not None:
+            self._ending.save_begins()
             self._save(is_last=ending is not None)
+        if self._ending.is_saving and self._saving is None:
+            self._ending.save_ended()
         self.iter += 1
         if ending is not None:
             self.status = ending
@@ -312,32 +327,7 @@ class TrainerBase:
             for name in due:
                 self._evaluate(name)
                 done.add(name)
-            ending = self._ending()
-
-    def _ending(self) -> Status | None:
-        """Return how the run ends with this iteration, the same on every rank, or None if it goes on."""
-        num_done = self.iter + 1
-        if num_done >= self.max_iter:
-            return "finished"
-        if num_done == self.stop_at:
-            self.reason = f"train.stop_at={self.stop_at}"
-            return "paused"
-        caught = self._interrupts.signal
-        wanted = (1 if self._stop_due else 0) if caught is None else 1 + caught
-        if self._num_ranks > 1:
-            # Ranks agree at a period's end only: asking every iteration would make hosts wait for each other.
-            if num_done % self.log_period != 0:
-                return None
-            wanted = distributed.any_rank(wanted)
-        if wanted > 1:
-            # Noted on every rank, so that all end with the same exit code.
-            self._interrupts.signal = signal.Signals(wanted - 1)
-            self.reason = self._interrupts.signal.name
-            return "paused"
-        if wanted == 1:
-            self.reason = next(filter(None, distributed.gather(self.reason)), "")
-            return "stopped"
-        return None
+            ending = ending or self._ending.after_iteration(self)
 
     def _evaluate(self, name: str) -> None:
         with rng.forked_rng():

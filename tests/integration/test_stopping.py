@@ -1,0 +1,282 @@
+"""However a run ends, it says how to go on, and one command starts it, resumes it and leaves it alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hookline import load_config
+from hookline.cli.ending import OUT_OF_TIME, end_out_of_time
+from hookline.description import hyper_parameters
+
+AUTO = ("--resume", "auto")
+
+PARTS = """
+import os, signal, time
+from hookline import HookBase
+
+class Slow(HookBase):
+    def after_step(self):
+        time.sleep(0.05)
+
+class Fails(HookBase):
+    def __init__(self, at: int = 7):
+        self.at = at
+    def after_step(self):
+        if self.trainer.iter == self.at and not os.path.exists("mended"):
+            raise ZeroDivisionError("on purpose")
+
+class Stops(HookBase):
+    def after_step(self):
+        if self.trainer.iter == 6 and not os.path.exists("mended"):
+            self.trainer.request_stop("had enough")
+
+class Signals(HookBase):
+    def __init__(self, name: str, at: int = 7):
+        self.number, self.at = signal.Signals[name], at
+    def after_step(self):
+        if self.trainer.iter == self.at and not os.path.exists("mended"):
+            os.kill(os.getpid(), self.number)
+"""
+
+
+@pytest.fixture
+def project(project):
+    (project.path / "parts.py").write_text(PARTS)
+    return project
+
+
+def status(run) -> dict:
+    return json.loads((run / "status.json").read_text())
+
+
+def rows(run) -> list[int]:
+    return [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def printed(output: str, name: str) -> list[str]:
+    """Return the arguments of the command that the summary gives for ``name``."""
+    (line,) = [line for line in output.splitlines() if line.split(maxsplit=1)[:1] == [name]]
+    words = shlex.split(line)[1:]
+    assert words[0] == "hookline"
+    return words[1:]
+
+
+# ---- every end says how to go on
+
+ENDS = {
+    "finished": ([], 0, "extend"),
+    "stopped": (["hooks+=./parts.py:Stops"], 0, "resume"),
+    "paused": (["train.stop_at=7"], 0, "resume"),
+    "SIGINT": (["hooks+={./parts.py:Signals: {name: SIGINT}}"], 130, "resume"),
+    "SIGTERM": (["hooks+={./parts.py:Signals: {name: SIGTERM}}"], 143, "resume"),
+    "failed": (["hooks+=./parts.py:Fails"], 1, "resume"),
+    "failed before the first checkpoint": (["hooks+={./parts.py:Fails: {at: 2}}"], 1, "again"),
+    "paused without the checkpoint hook": (["train.stop_at=7", "hooks-=checkpoint"], 0, "again"),
+    "failed and started by auto": (["hooks+={./parts.py:Fails: {at: 2}}", *AUTO], 1, "again"),
+    "without plugins": (["--no-plugins", "train.stop_at=4"], 0, "again"),
+    "failed smoke": (["hooks+={./parts.py:Fails: {at: 1}}", "--smoke"], 1, "again"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_command_that_a_run_ends_with_goes_on(project, end):
+    more, code, name = ENDS[end]
+    # What a shell would take apart, and what YAML and paths make of it.
+    quoted = "hooks+={often: {use: evaluate, period: 2, data: 'eval'}}"
+    result = project.hookline("train", "run.yaml", "run.dir=my runs", quoted, *more)
+    assert result.exit_code == code, result.output
+    words = printed(result.output, name)
+    assert quoted in words
+    (project.path / "mended").touch()
+    again = project.hookline(*words)
+    # What was asked for, a stop among it, is asked for again.
+    is_whole = name != "again" or not any("stop_at" in word for word in more)
+    assert f"{'finished' if is_whole else 'paused'} at iteration" in again.output, again.output
+    runs = sorted((project.path / "my runs").glob("*/2*"))
+    assert len(runs) == (2 if name == "again" and "--resume" not in words else 1)
+    assert ("--no-plugins" in words, "--smoke" in words) == ("--no-plugins" in more, "--smoke" in more)
+    if "--no-plugins" not in more:
+        assert rows(runs[-1])[:3] == [0, 1, 2]
+
+
+def test_a_failed_start_from_weights_is_started_again_from_them(project):
+    project.hookline("train", "run.yaml", "train.max_iter=2")
+    fails = "hooks+={./parts.py:Fails: {at: 0}}"
+    result = project.hookline("train", "run.yaml", fails, "run.dir=others", "--weights", project.runs()[0])
+    words = printed(result.output, "again")
+    assert words[-2:] == ["--weights", str(project.runs()[0])]
+    (project.path / "mended").touch()
+    assert "finished at iteration 12" in project.hookline(*words).output
+
+
+def test_a_finished_smoke_test_asks_for_nothing(project):
+    output = project.hookline("train", "run.yaml", "--smoke").output
+    assert not re.search(r"^(again|resume|extend)", output, re.MULTILINE)
+
+
+# ---- resume auto
+
+
+def test_one_command_starts_a_run_resumes_it_and_then_starts_the_next(project):
+    command = ("train", "run.yaml", *AUTO)
+    first = project.hookline(*command, "train.stop_at=5")
+    assert first.exit_code == 0, first.output
+    assert "No run of 'line' to resume in runs: this is a new one." in first.output
+    (run,) = project.runs()
+    second = project.hookline(*command)
+    assert "from iter_0000004" in second.output
+    assert "finished at iteration 12" in second.output
+    assert project.runs() == [run]
+    assert rows(run) == list(range(12))
+    assert project.hookline(*command).exit_code == 0
+    assert len(project.runs()) == 2
+
+
+def test_auto_takes_the_newest_that_is_neither_finished_nor_stopped(project):
+    project.hookline("train", "run.yaml", "train.stop_at=5")
+    project.hookline("train", "run.yaml", "hooks+=./parts.py:Stops")
+    project.hookline("train", "run.yaml", "run.name=other", "train.stop_at=5")
+    project.hookline("train", "run.yaml")
+    paused = next(
+        run for run in project.runs() if status(run)["state"] == "paused" and run.parent.name == "line"
+    )
+    output = project.hookline("train", "run.yaml", *AUTO).output
+    assert f"run       {paused.relative_to(project.path)}" in output
+    assert status(paused)["state"] == "finished"
+
+
+@pytest.mark.parametrize("writers", ["[json]", "[json,tensorboard]"])
+def test_a_run_without_a_checkpoint_begins_again_in_its_directory(project, writers):
+    arguments = ("train", "run.yaml", f"writers={writers}", "hooks+={./parts.py:Fails: {at: 3}}")
+    assert project.hookline(*arguments, "run.dir=whole", "hooks.Fails.at=99").exit_code == 0
+    assert project.hookline(*arguments).exit_code == 1
+    (run,) = project.runs()
+    assert rows(run) == [0, 1, 2, 3]
+    (project.path / "mended").touch()
+    result = project.hookline(*arguments, *AUTO)
+    assert f"{run} has no checkpoint yet: it begins again." in result.output
+    assert "iterations 0 to 12" in result.output
+    (whole,) = (project.path / "whole/line").glob("2*")
+    assert project.runs() == [run]
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    if "tensorboard" in writers:
+        assert steps(run) == steps(whole)
+
+
+def steps(run) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return [event.step for event in events.Scalars("total_loss")]
+
+
+def test_auto_refuses_a_run_that_another_process_trains_and_touches_nothing(project):
+    project.hookline("train", "run.yaml", "train.stop_at=5")
+    (run,) = project.runs()
+    code = "import sys; from pathlib import Path; from hookline.rundir import RunDir\n"
+    code += "with RunDir.open(Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        result = project.hookline("train", "run.yaml", *AUTO)
+        holder.stdin.close()
+        holder.wait(30)
+    assert result.exit_code == 2
+    assert "expected one that nobody trains in, got 'process" in result.output
+    assert len(result.output.splitlines()) == 1
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert project.runs() == [run]
+
+
+def test_auto_is_not_led_astray_by_checkpoints_that_are_all_damaged(project):
+    project.hookline("train", "run.yaml", "train.stop_at=5")
+    for path in project.runs()[0].glob("checkpoints/iter_*/model.safetensors"):
+        path.write_bytes(b"")
+    result = project.hookline("train", "run.yaml", *AUTO)
+    assert result.exit_code == 2
+    assert "Every one is damaged" in result.output
+
+
+# ---- what is asked for wrongly
+
+WRONG = {
+    **{f"limit {text!r}": (["--time-limit", text], "--time-limit: expected a time > 0 such as") for text in
+       ("0", "-5", "3x", "", "1h60m", "1.5h", "1-24:00:00", "3:60:00", "soon", "90 s s")},
+    "limit in the config": (["train.time_limit=3x"], "train.time_limit (override 'train.time_limit=3x'): expected"),
+    "limit of nothing": (["train.time_limit=0"], "expected a time > 0"),
+    "auto and weights": ([*AUTO, "--weights", "runs"], "--weights: expected it without --resume"),
+    "auto and smoke": ([*AUTO, "--smoke"], "--resume auto: expected it without --smoke"),
+    "auto and a folder": ([*AUTO, "hooks.checkpoint.dir=elsewhere"], "hooks.checkpoint.dir (override"),
+    "auto and a name": ([*AUTO, "run.name=../x"], "run.name (override 'run.name=../x')"),
+    "a word like auto": (["--resume", "atuo"], "expected latest, a run directory or a path in one, got"),
+    "an empty word": (["--resume", ""], "expected"),
+    "twice nothing": (["--resume"], "Error: Option '--resume' requires an argument."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_asked_for_wrongly_is_one_message_and_nothing_is_touched(project, case):
+    arguments, message = WRONG[case]
+    result = project.hookline("train", "run.yaml", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) <= 4  # the usage, where click speaks
+    assert not (project.path / "runs").exists()
+    assert not (project.path / "elsewhere").exists()
+
+
+# ---- a time limit
+
+
+def test_a_time_limit_pauses_in_time_and_its_exit_code_says_try_again(project):
+    arguments = ["hooks+=./parts.py:Slow", "train.max_iter=500", "--time-limit", "2s", *AUTO]
+    start = time.monotonic()
+    result = project.hookline("train", "run.yaml", *arguments)
+    assert time.monotonic() - start < 2.5
+    assert result.exit_code == OUT_OF_TIME == 75
+    (run,) = project.runs()
+    found = status(run)
+    assert (found["state"], found["reason"]) == ("paused", "time limit of 2s")
+    assert f"paused at iteration {found['iteration']} (time limit of 2s)" in result.output
+    assert (run / f"checkpoints/iter_{found['iteration'] - 1:07d}").is_dir()
+    words = printed(result.output, "resume")
+    assert "train.time_limit=2s" in words
+    more = project.hookline(*words, f"train.max_iter={found['iteration'] + 2}")
+    assert f"finished at iteration {found['iteration'] + 2}" in more.output
+    assert rows(run) == list(range(found["iteration"] + 2))
+
+
+def test_a_limit_is_no_hyper_parameter_and_is_shown_in_seconds(project):
+    config = load_config("run.yaml", ["train.time_limit=3h50m"])
+    assert config.train.time_limit == 13800
+    assert "train.time_limit" not in hyper_parameters(config)
+    assert "time_limit: 13800" in project.hookline("config", "run.yaml", "train.time_limit=03:50:00").output
+
+
+@pytest.mark.parametrize(("restart", "code"), [(0, 0), (2, 0), (3, OUT_OF_TIME)])
+def test_torchrun_is_not_told_to_start_anew_what_has_no_time_left(monkeypatch, restart, code):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+    with pytest.raises(SystemExit) as end:
+        end_out_of_time()
+    assert end.value.code == code
+
+
+# ---- signals that find nothing to pause
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_comes_when_the_last_iteration_is_done_does_not_ask_for_another_start(project, name):
+    result = project.hookline("train", "run.yaml", f"hooks+={{./parts.py:Signals: {{name: {name}, at: 11}}}}")
+    assert result.exit_code == 0
+    assert status(project.runs()[0])["state"] == "finished"
