@@ -60,8 +60,7 @@ def make_directory(path: Path) -> None:
     """Make ``path`` and its missing parents so that they outlast a loss of power; no error if they exist."""
     if path.is_dir():
         return
-    if path.parent != path:
-        make_directory(path.parent)
+    make_directory(path.parent)
     try:
         os.mkdir(path)
     except FileExistsError:

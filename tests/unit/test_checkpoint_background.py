@@ -328,6 +328,11 @@ class TestHook:
             trainer.train(0, 3)
         assert trainer.iter == 0
 
+    def test_only_rank_0_looks(self, make_trainer, tmp_path, monkeypatch):
+        monkeypatch.setattr(hooks.checkpoint.distributed, "is_main", lambda: False)
+        (tmp_path / "file").touch()
+        make_trainer(hooks.Checkpoint(dir=str(tmp_path / "file" / "below"))).train(0, 3)
+
     def test_looking_whether_it_can_be_written_leaves_nothing(self, tmp_path):
         writing.check_writable(tmp_path / "a" / "b")
         assert list((tmp_path / "a" / "b").iterdir()) == []

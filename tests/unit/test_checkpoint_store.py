@@ -28,7 +28,6 @@ from hookline.checkpoint import (
     outline,
     read_pointer,
     resolve,
-    resolve_together,
     retain,
     retention,
     save,
@@ -450,6 +449,13 @@ class TestDamage:
         with pytest.raises(CheckpointError, match="iter_0000004: Input/output error"):
             read(root if read is newest_valid else path)
 
+    def test_a_file_that_cannot_be_read_is_damage_and_no_crash(self, root, monkeypatch):
+        path = save(root, 4, state_of(4))
+        cannot = failing(OSError(errno.EIO, "Input/output error", str(path / "rng.json")))
+        monkeypatch.setattr(manifest, "open", cannot, raising=False)
+        with pytest.raises(CheckpointError, match="iter_0000004: .* got rng.json: Input/output error"):
+            verify(path)
+
     def test_an_outline_is_verified_before_it_is_parsed(self, root):
         path = save(root, 4, state_of(4))
         raw = (path / "hooks.json").read_bytes()
@@ -569,17 +575,6 @@ class TestResolve:
         with pytest.raises(CheckpointError, match="has no checkpoints"):
             resolve(run / "nothing")
 
-    def test_ranks_agree_on_what_rank_0_finds(self, run, monkeypatch):
-        assert resolve_together(run).name == "iter_0000003"
-        with pytest.raises(CheckpointError, match="has no checkpoints"):
-            resolve_together(run / "nothing")
-        monkeypatch.setenv("RANK", "1")
-        monkeypatch.setattr(checkpoint.loading.distributed, "broadcast", lambda found: ("there", ""))
-        assert resolve_together(run / "nothing") == Path("there")
-        monkeypatch.setattr(checkpoint.loading.distributed, "broadcast", lambda found: ("", "as rank 0 says"))
-        with pytest.raises(CheckpointError, match="as rank 0 says"):
-            resolve_together(run)
-
 
 class TestPointers:
     def test_a_pointer_holds_the_name_and_is_replaced(self, root):
@@ -687,8 +682,8 @@ class TestRetention:
         assert self.kept(five) == [0, 1, 2, 3, 4]
 
     def test_a_damaged_one_never_counts(self, five, caplog):
-        for iteration in (4, 2):
-            (five / f"iter_000000{iteration}" / "model.json").unlink()
+        (five / "iter_0000004" / "model.json").unlink()
+        (five / "iter_0000002" / "manifest.json").write_text("{}")
         retain(five, 2)
         assert self.kept(five) == [1, 2, 3, 4]
         assert caplog.text.count("does not count as one that is kept") == 2

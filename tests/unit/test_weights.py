@@ -134,6 +134,43 @@ def test_weights_of_another_model_are_refused_by_name(saved):
         load_weights(model, weights, "there")
 
 
+def test_weights_of_another_shape_are_refused_and_none_is_loaded():
+    model, before = nn.Linear(2, 3), nn.Linear(2, 3).state_dict()
+    model.load_state_dict(before)
+    weights = {"weight": torch.ones(3, 2), "bias": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"got 1 of another shape \(bias\)"):
+        load_weights(model, weights, "there")
+    with pytest.raises(CheckpointError, match=r"got 1 of another shape \(bias\)"):
+        load_weights(model, {"weight": torch.ones(3, 2), "bias": [1.0]}, "there")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_weights_of_another_type_are_converted_and_said_and_never_in_a_resume(caplog):
+    model = nn.Linear(2, 3)
+    weights = {"weight": torch.ones(3, 2, dtype=torch.float64), "bias": torch.ones(3)}
+    load_weights(model, weights, "there")
+    assert "there: 1 weights were of another type (weight)" in caplog.text
+    assert model.weight.dtype == torch.float32
+    assert (model.weight == 1).all()
+    with pytest.raises(
+        CheckpointError, match=r"there: expected the weights of Linear, got 1 of another type"
+    ):
+        load_weights(model, weights, "there", exact=True)
+
+
+def test_the_extra_state_of_a_module_is_its_own_affair():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return torch.zeros(2)
+
+        def set_extra_state(self, state):
+            self.extra = state
+
+    model = Extra(1, 1)
+    load_weights(model, {**model.state_dict(), "_extra_state": torch.ones(7)}, "there", exact=True)
+    assert model.extra.tolist() == [1.0] * 7
+
+
 def test_an_outline_that_cannot_be_read_is_a_damaged_checkpoint(saved):
     (saved[1] / "hooks.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"hooks\.json of 1 bytes instead of"):

@@ -2,7 +2,7 @@
 
 from hookline.checkpoint.background import in_background
 from hookline.checkpoint.codec import decode, encode
-from hookline.checkpoint.loading import load, newest_valid, outline, resolve, resolve_together
+from hookline.checkpoint.loading import load, newest_valid, outline, resolve
 from hookline.checkpoint.manifest import Manifest, verify
 from hookline.checkpoint.pointers import read_pointer, write_pointer
 from hookline.checkpoint.retention import (
@@ -37,7 +37,6 @@ __all__ = [
     "outline",
     "read_pointer",
     "resolve",
-    "resolve_together",
     "restore",
     "retain",
     "save",

@@ -74,8 +74,6 @@ def decode(tree: Any, tensors: Mapping[str, torch.Tensor], *, component: str = "
     decoder = _Decoder(tensors)
     try:
         state = decoder.decode(tree, 0)
-    except CheckpointError:
-        raise
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError, struct.error) as error:
         raise _malformed(component, f"{type(error).__name__}: {error}") from error
     except _Malformed as error:

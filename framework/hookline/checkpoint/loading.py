@@ -7,7 +7,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hookline import distributed
 from hookline.checkpoint import tensors
 from hookline.checkpoint.codec import decode
 from hookline.checkpoint.manifest import (
@@ -24,7 +23,7 @@ from hookline.checkpoint.manifest import (
 from hookline.checkpoint.pointers import read_pointer
 from hookline.errors import CheckpointError, Problem
 
-__all__ = ["load", "newest_valid", "outline", "resolve", "resolve_together"]
+__all__ = ["load", "newest_valid", "outline", "resolve"]
 
 _log = logging.getLogger(__name__)
 
@@ -101,26 +100,6 @@ def resolve(spec: Path) -> Path:
     for message in messages:
         _log.warning("passed over a damaged checkpoint: %s", message)
     return newest
-
-
-def resolve_together(spec: Path) -> Path:
-    """Return on every rank what `resolve` returns on rank 0; every rank must call it.
-
-    Each for itself might find another one, while a disk fails or a file system shows late what was written.
-
-    Raises:
-        CheckpointError: On every rank, what `resolve` raised on rank 0.
-    """
-    found, said = "", ""
-    if distributed.is_main():
-        try:
-            found = str(resolve(spec))
-        except CheckpointError as error:
-            said = str(error)
-    found, said = distributed.broadcast((found, said))
-    if said:
-        raise CheckpointError(said)
-    return Path(found)
 
 
 def _component(path: Path, name: str, manifest: Manifest) -> Any:
