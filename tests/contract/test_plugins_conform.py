@@ -37,6 +37,7 @@ def with_torch_scheduler(**options):
 CASES = {
     "best-checkpoint": ({"metric": "eval/total_loss"}, {}),
     "callback": ({"after_step": put_weight}, {}),
+    "capsule": ({"spike": 1.05, "window": 9, "keep": 3}, {}),
     "checkpoint": ({"period": 3, "keep": 2}, {}),
     "early-stopping": ({"patience": 2, "min_delta": 0.01}, {}),
     "evaluate": ({"period": 2, "data": "eval"}, {}),

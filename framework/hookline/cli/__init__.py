@@ -139,5 +139,23 @@ def verify_plugins(config: str, overrides: tuple[str, ...], iters: int, as_json:
     verification.verify_plugins(config, overrides, iters, as_json)
 
 
+@main.command()
+@click.argument("capsule", metavar="CAPSULE", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
+@click.option("--no-anomaly", is_flag=True, help="Run it as the run did, without looking at each operation.")
+@reporting
+def replay(capsule: str, overrides: tuple[str, ...], no_anomaly: bool) -> None:
+    """Run the iteration of CAPSULE again, and say where it went wrong.
+
+    CAPSULE is one that the hook 'capsule' wrote, or a run, whose newest one is taken. KEY=VALUE overrides the
+    config that the run had: train.device=cpu train.precision=fp32. What that config names is imported, as by
+    train. Exits with 0 if the iteration went as it did in the run, 1 if not, 2 if it cannot be run.
+    """
+    guard_torch()
+    from hookline.cli import replaying
+
+    replaying.replay(capsule, overrides, anomaly=not no_anomaly)
+
+
 main.add_command(config)
 main.add_command(plugins)

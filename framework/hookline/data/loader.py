@@ -96,6 +96,21 @@ class Loader:
         """Go back to the first batch of epoch 0; `evaluate` does, so that each evaluation sees the same."""
         self._epoch = self._num_yielded = 0
 
+    def indices_of(self, epoch: int, batch: int) -> Tensor:
+        """Return the indices of the samples of one batch on this rank, int64; the position stays as it is.
+
+        Args:
+            epoch: Which epoch, from 0 on.
+            batch: Which of its batches, from 0 on.
+
+        Raises:
+            ConfigError: If an epoch has no such batch.
+        """
+        if not (_is_whole(batch) and 0 <= batch < len(self)):
+            raise ConfigError([Problem("loader.indices_of: batch", f"one of 0 to {len(self) - 1}", batch)])
+        first = batch * self.batch_size
+        return self._order(epoch)[first : first + self.batch_size]
+
     def state_dict(self) -> dict[str, int]:
         """Return the position: epoch, batches yielded of it, and how many batches an epoch has."""
         return {"epoch": self._epoch, "batch": self._num_yielded, "num_batches": len(self)}
@@ -130,11 +145,11 @@ class Loader:
         whole, rest = divmod(len(self.dataset), self.world_size)
         return whole + (rest > 0 if self.pad else self.rank < rest)
 
-    def _order(self) -> Tensor:
-        """Return the indices of this rank's samples in the order of the current epoch, int64."""
+    def _order(self, epoch: int) -> Tensor:
+        """Return the indices of this rank's samples in the order of ``epoch``, int64."""
         num_samples = len(self.dataset)
         if self.shuffle:
-            generator = torch.Generator().manual_seed(seed_from(self.seed, self._epoch))
+            generator = torch.Generator().manual_seed(seed_from(self.seed, epoch))
             order = torch.randperm(num_samples, generator=generator)
         else:
             order = torch.arange(num_samples)
@@ -145,7 +160,7 @@ class Loader:
     def _batches(self) -> Iterable[Any]:
         """Return the batches of the current epoch that are left, in order."""
         first, last = self._num_yielded, len(self)
-        order = self._order()[first * self.batch_size : last * self.batch_size]
+        order = self._order(self._epoch)[first * self.batch_size : last * self.batch_size]
         indices = _split(order, self.batch_size)
         pin_memory = self.pin_memory and torch.cuda.is_available()
         if self.num_workers:

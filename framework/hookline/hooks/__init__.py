@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hookline.hooks.best_checkpoint import BestCheckpoint
 from hookline.hooks.callback import Callback
+from hookline.hooks.capsule import Capsule
 from hookline.hooks.checkpoint import Checkpoint
 from hookline.hooks.early_stopping import EarlyStopping
 from hookline.hooks.evaluate import Evaluate
@@ -17,6 +18,7 @@ from hookline.hooks.writers import PeriodicWriter
 __all__ = [
     "BestCheckpoint",
     "Callback",
+    "Capsule",
     "Checkpoint",
     "EarlyStopping",
     "Evaluate",

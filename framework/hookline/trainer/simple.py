@@ -56,6 +56,7 @@ class SimpleTrainer(TrainerBase):
 
     Attributes:
         microbatches: The batches of the iteration that runs, as the loader gave them; for hooks to look at.
+        on_drawn: Called in order, each iteration, when these are drawn and nothing is done with them yet.
     """
 
     microbatches: Sequence[Any] = ()
@@ -104,6 +105,7 @@ class SimpleTrainer(TrainerBase):
         on_cuda = prefetch and self.kernel.device.type == "cuda"
         self._feed = DeviceFeed(self.kernel.device) if on_cuda else None
         self._batches: Iterator[Any] | None = None
+        self.on_drawn: list[Callable[[], None]] = []
         self._num_skipped = 0
         self._configured = _hyperparameters(optimizer)
 
@@ -123,8 +125,11 @@ class SimpleTrainer(TrainerBase):
     def run_step(self) -> None:
         """Do one iteration with the kernel, and put its losses, ``grad_norm`` and ``data_time``."""
         start = perf_counter()
-        self.microbatches = batches = [self._next_batch() for _ in range(self.accumulate)]
+        self.microbatches = [self._next_batch() for _ in range(self.accumulate)]
         waited_s = perf_counter() - start
+        for tell in self.on_drawn:
+            tell()
+        batches = self.microbatches
         if self._feed is not None:
             batches = [self._feed(batch) for batch in batches]
         metrics: dict[str, Any] = self.kernel.step(batches)
