@@ -37,6 +37,8 @@ __all__ = [
     "notes",
 ]
 
+_MAX_SHOWN = 50
+
 
 class HooklineError(Exception):
     """Base of every exception that hookline raises on purpose."""
@@ -156,9 +158,11 @@ class ConfigError(HooklineError):
 
     def __init__(self, problems: Sequence[Problem | HooklineError]) -> None:
         self.problems = list(problems)
-        lines = [str(problem) for problem in self.problems]
-        if len(lines) > 1:
-            lines = [f"{len(lines)} problems:", *(f"  {line}" for line in lines)]
+        lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
+        if len(self.problems) > 1:
+            lines = [f"{len(self.problems)} problems:", *(f"  {line}" for line in lines)]
+        if (num_more := len(self.problems) - _MAX_SHOWN) > 0:
+            lines.append(f"  … and {num_more} more")
         super().__init__("\n".join(lines))
 
 

@@ -14,6 +14,7 @@ from hookline.errors import ConfigError, HooklineError, Problem, did_you_mean
 
 __all__ = ["read_file", "read_yaml", "resolve_floats"]
 
+_MAX_BYTES = 256 * 2**10
 _MAX_ALIASED = 1000
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -22,7 +23,9 @@ _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
 def read_file(path: Path) -> tuple[Node, str]:
     """Return the tree of the YAML file at ``path``, and its text."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        with open(path, "rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        text = raw.decode("utf-8") if len(raw) <= _MAX_BYTES else ""
     except (FileNotFoundError, IsADirectoryError) as error:
         folder = path if path.is_dir() else path.parent
         found = sorted(file.name for file in folder.glob("*.y*ml"))
@@ -32,6 +35,9 @@ def read_file(path: Path) -> tuple[Node, str]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise wrong("", str(path), "a UTF-8 file that can be read", str(error)) from error
+    if len(raw) > _MAX_BYTES:
+        # YAML is read at some 50 KiB a second: what is larger is no config, and would seem to hang.
+        raise wrong("", str(path), f"a file of at most {_MAX_BYTES // 2**10} KiB", "a larger one")
     return read_yaml(text, lambda line: f"{path}:{line}", str(path)), text
 
 

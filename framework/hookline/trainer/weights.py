@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from hookline import checkpoint
-from hookline.errors import CheckpointError
+from hookline.checkpoint import tensors
+from hookline.errors import CheckpointError, Problem
 
 __all__ = ["load_weights", "offered_weights", "saved_weights"]
 
@@ -74,11 +75,13 @@ def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Ten
             f"weights of {of!r}: expected a run or a checkpoint to find them in, got the file {source}. "
             "Name the run."
         )
-    from safetensors.torch import load_file
-
     if not source.is_file():
         raise CheckpointError(f"weights: expected a file, got {source}. It does not exist.")
-    return load_file(source)
+    try:
+        return tensors.read(source)
+    except Exception as error:  # what a library makes of a stranger's file may be anything
+        got = f"{type(error).__name__}: {error}"
+        raise CheckpointError(str(Problem(f"weights {source}", "a file of safetensors", got))) from error
 
 
 def offered_weights(path: Path) -> list[str]:
