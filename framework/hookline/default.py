@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hookline import checkpoint, description, distributed, lock, report
+from hookline import checkpoint, description, distributed, fingerprint, lock, report
 from hookline.config import Config, load_config, resolve_target, to_iterations
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader, iterations_per_epoch
 from hookline.delivery import check_journals
 from hookline.environment import on_all_ranks, set_up
 from hookline.errors import ConfigError, Problem, RunError
-from hookline.evaluation import check_metrics
+from hookline.evaluation import check_metrics, evaluation_state, load_evaluation_state
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.parameter_groups import parameter_groups
@@ -62,6 +62,8 @@ class DefaultTrainer(SimpleTrainer):
     """What `load_weights` loaded: where, and whose."""
     _run: RunDir | None = None
     _next_iter = 0
+    _fingerprint: Mapping[str, Any]
+    _saved_evaluations: dict[str, Any]
 
     def __init__(
         self,
@@ -150,6 +152,7 @@ class DefaultTrainer(SimpleTrainer):
             metrics = self.build_evaluator(data)
             check_metrics(metrics, self.precision, f"data.{data}.metrics")
             self._evaluators[data], self._eval_loaders[data] = metrics, self.build_eval_loader(data)
+            self._restore_evaluation(data)
         return self._eval_loaders[data]
 
     # ---- running
@@ -221,11 +224,20 @@ class DefaultTrainer(SimpleTrainer):
         self._early_records += records
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state after the last complete iteration, and which plugins it was made with."""
-        return {**super().state_dict(), "plugins": self._plugins_now()}
+        """Return the state after the last complete iteration, and with what it was made."""
+        evaluations = {
+            name: evaluation_state(loader, self._evaluators[name])
+            for name, loader in self._eval_loaders.items()
+        }
+        return {
+            **super().state_dict(),
+            "evaluations": {"ranks": distributed.gather({**self._saved_evaluations, **evaluations})},
+            "plugins": self._plugins_now(),
+            "fingerprint": self._fingerprint,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore what `state_dict` returned, and tell what is different now from when it was made.
 
         Plugins that are others now are told of, or refused, as the config's ``plugins.on_change`` says; by
         default nothing is refused to a trainer that was asked for without plugins.
@@ -235,10 +247,22 @@ class DefaultTrainer(SimpleTrainer):
         policy = chosen or (None if self.has_plugins else "warn")
         super().load_state_dict(lock.agreed(state, self._plugins_now(), where, policy))
 
+        if "fingerprint" in state:
+            fingerprint.tell(state["fingerprint"], self._fingerprint, self.config)
     def _plugins_now(self) -> dict[str, Any]:
         return lock.record(self.config, self.hooks, self.writers)
 
     def load_weights(self, source: str | Path, weights_of: str | None = None) -> None:
+        ranks = state.get("evaluations", {"ranks": []})["ranks"]
+        is_same = len(ranks) == distributed.world_size()
+        self._saved_evaluations = dict(ranks[distributed.rank()]) if is_same else {}
+        for name in self._eval_loaders:
+            self._restore_evaluation(name)
+
+    def _restore_evaluation(self, name: str) -> None:
+        if name in self._saved_evaluations:
+            saved = self._saved_evaluations.pop(name)
+            load_evaluation_state(self._eval_loaders[name], self._evaluators[name], saved)
         """Load the model's weights, and nothing else, from a run, a checkpoint or a ``.safetensors`` file.
 
         See `load_model` for ``weights_of``.
@@ -289,6 +313,8 @@ class DefaultTrainer(SimpleTrainer):
             self._complete_smoke()
 
     @classmethod
+        self._saved_evaluations = {}
+        self._fingerprint = fingerprint.record(self.config, type(self), target_device)
     def planned(cls, config: Config, plugins: bool = True) -> Plan:
         """Return what this class would build of ``config``, imported and checked; see `Plan.problems`."""
         own = vars(DefaultTrainer)

@@ -10,18 +10,19 @@ from contextlib import contextmanager, nullcontext
 from functools import reduce
 from itertools import islice
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hookline import distributed
+from hookline.data import load_generators, state_of_generators
 from hookline.errors import ConfigError, Problem, RunError, add_note, did_you_mean
 from hookline.kernel import AUTOCAST_DTYPES
 from hookline.nesting import to_device
 
-__all__ = ["Metric", "check_metrics", "evaluate"]
+__all__ = ["Metric", "check_metrics", "evaluate", "evaluation_state", "load_evaluation_state"]
 
 
 class Metric(Protocol):
@@ -123,6 +124,40 @@ def evaluate(
         expected = "a loss from the model in eval mode, or a metric"
         raise ConfigError([Problem("evaluate", expected, missing=True, fix="Return a loss or add a metric")])
     return results
+
+
+def evaluation_state(loader: Iterable[Any], metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Return what outlasts an evaluation: the random generators of its data, and what metrics keep.
+
+    A metric keeps something across evaluations if it has ``state_dict`` and ``load_state_dict``. One that is
+    a module has them anyway, and does not: every evaluation resets it.
+    """
+    kept = {name: metric for name, metric in metrics.items() if _keeps_state(metric)}
+    return {
+        "generators": state_of_generators(loader),
+        "metrics": {name: metric.state_dict() for name, metric in kept.items()},
+    }
+
+
+def load_evaluation_state(
+    loader: Iterable[Any], metrics: Mapping[str, Metric], state: Mapping[str, Any]
+) -> None:
+    """Restore what `evaluation_state` returned; a metric that is new starts anew."""
+    load_generators(loader, state["generators"])
+    for name, saved in state["metrics"].items():
+        metric: Any = metrics.get(name)
+        if metric is not None and _keeps_state(metric):
+            metric.load_state_dict(saved)
+
+
+def _keeps_state(metric: Any) -> TypeGuard[_Stateful]:
+    has_both = hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict")
+    return has_both and not isinstance(metric, nn.Module)
+
+
+class _Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class _Totals:

@@ -399,7 +399,7 @@ def test_a_plugin_that_ends_its_process_ends_no_more_than_that(config, name, how
 
 
 def test_a_thread_that_stays_does_not_hold_up_the_check(config, monkeypatch):
-    monkeypatch.setattr("hookline.verification.trial._REST_S", 0.1)
+    monkeypatch.setattr("hookline.verification.apart._REST_S", 0.1)
     start = time.monotonic()
     assert verify(config, [*ALONE, *local("Stays")], 1).verdict == "pure"
     assert time.monotonic() - start < 60

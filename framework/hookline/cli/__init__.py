@@ -158,4 +158,33 @@ def replay(capsule: str, overrides: tuple[str, ...], no_anomaly: bool) -> None:
 
 
 main.add_command(config)
+@main.command("verify-resume")
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
+@click.option(
+    "--iters", type=click.IntRange(min=1), default=10, show_default=True, help="Half of each run's length."
+)
+@click.option(
+    "--at",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="K",
+    help="Stop after so many iterations; may be given several times.  [default: all --iters, and a third]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@reporting
+def verify_resume(
+    config: str, overrides: tuple[str, ...], iters: int, at: tuple[int, ...], as_json: bool
+) -> None:
+    """Train CONFIG in one go, and stopped and resumed, and name the first difference.
+
+    Compares weights, random numbers, batches, the state of plugins, metrics and all else that training
+    depends on, to the bit. Exits with 0 if a resumed run is the same, 1 if it is not, 2 if nobody can tell.
+    """
+    guard_torch()
+    from hookline.cli import verification
+
+    verification.resume(config, overrides, iters, at, as_json)
+
+
 main.add_command(plugins)

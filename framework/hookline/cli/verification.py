@@ -1,4 +1,4 @@
-"""What ``hookline verify-plugins`` does; imports torch."""
+"""What ``hookline verify-plugins`` and ``hookline verify-resume`` do; imports torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from rich.text import Text
 from hookline.cli.ending import ending_in_order
 from hookline.cli.layout import printable
 from hookline.purity import described
-from hookline.verification import PluginReport, Verification, verify
+from hookline.verification import PluginReport, ResumeVerification, Verification, verify, verify_resume
 
-__all__ = ["verify_plugins"]
+__all__ = ["resume", "verify_plugins"]
 
-_STYLES = {"pure": "green", "impure": "bold red", "unknown": "yellow", "not called": "yellow"}
+_STYLES = {
+    "pure": "green",
+    "impure": "bold red",
+    "unknown": "yellow",
+    "not called": "yellow",
+    "same": "green",
+    "different": "bold red",
+}
 
 
 def verify_plugins(config: str, overrides: Sequence[str], num_iters: int, as_json: bool) -> None:
@@ -31,6 +38,42 @@ def verify_plugins(config: str, overrides: Sequence[str], num_iters: int, as_jso
     else:
         _show(found)
     sys.exit(found.exit_code)
+
+
+def resume(config: str, overrides: Sequence[str], num_iters: int, at: Sequence[int], as_json: bool) -> None:
+    """Print where a resumed run of ``config`` is first not the same, and exit with the verdict."""
+    # Where nobody watches, in silence.
+    with ending_in_order(), Console(stderr=True).status("") as status:
+        found = verify_resume(
+            config, overrides, num_iters, at, lambda text: status.update(f"verify-resume: {text}")
+        )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _show_resume(found)
+    sys.exit(found.exit_code)
+
+
+def _show_resume(found: ResumeVerification) -> None:
+    console = Console(highlight=False)
+    lines = found.difference.lines() if found.difference is not None else []
+    for word, text in [*lines, *(("note", note) for note in found.notes)]:
+        console.print(printable(f"{word:<8}{text}."), markup=False, soft_wrap=True)
+    console.print(_of_resume(found), style=_STYLES[found.verdict], markup=False, soft_wrap=True)
+
+
+def _of_resume(found: ResumeVerification) -> str:
+    num_iters, cuts = found.num_iters, " and ".join(map(str, sorted(found.stopped_after)))
+    if not found.is_repeatable:
+        return "Cannot tell: two equal runs, neither of them stopped, are not the same."
+    if not found.stopped_after:
+        return "Cannot tell: no run was long enough to be stopped. Lower --iters, or give an earlier --at."
+    if found.difference is not None:
+        return (
+            f"Different: a run of {num_iters} iterations that is stopped after "
+            f"{found.difference.stopped_after} and resumed is not the same."
+        )
+    return f"Same: {num_iters} iterations in one go, and stopped after {cuts} and resumed, to the bit."
 
 
 def _show(found: Verification) -> None:

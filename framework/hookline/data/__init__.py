@@ -2,6 +2,15 @@
 
 from hookline.data.batches import MapDataset
 from hookline.data.build import build_loader, iterations_per_epoch
+from hookline.data.generators import generators, load_generators, state_of_generators
 from hookline.data.loader import Loader
 
-__all__ = ["Loader", "MapDataset", "build_loader", "iterations_per_epoch"]
+__all__ = [
+    "Loader",
+    "MapDataset",
+    "build_loader",
+    "generators",
+    "iterations_per_epoch",
+    "load_generators",
+    "state_of_generators",
+]

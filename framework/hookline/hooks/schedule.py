@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hookline.errors import CheckpointError, PluginError
 from hookline.hookspecs import HookBase
+from hookline.plugins import is_stateful
 from hookline.schedules import Schedule as ProgressSchedule
 
 __all__ = ["Schedule"]
@@ -20,6 +21,7 @@ class Schedule(HookBase):
 
     A schedule of `hookline.schedules` gives a factor for each iteration; it needs no state, so it follows
     a changed ``max_iter`` or base rate by itself. A torch scheduler is stepped once after each iteration.
+    One of your own that has ``state_dict`` and ``load_state_dict`` goes on from its state in a resumed run.
 
     Args:
         schedule: A schedule of `hookline.schedules` or a torch scheduler; by default the trainer's own
@@ -58,9 +60,10 @@ class Schedule(HookBase):
             self._on_progress = self.schedule
         if isinstance(self.schedule, LRScheduler):
             self._configured = self._configured or _plain_state(self.schedule)
-            if self._saved:
-                self.schedule.load_state_dict(self._merged(self._saved))
-                self._saved = {}
+        stateful: Any = self.schedule
+        if self._saved and is_stateful(stateful):
+            stateful.load_state_dict(self._merged(self._saved))
+            self._saved = {}
 
     def before_step(self) -> None:
         """Set the rates of this iteration."""
@@ -81,8 +84,8 @@ class Schedule(HookBase):
             self.schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a torch scheduler's state; the schedules on progress have none."""
-        if not isinstance(self.schedule, LRScheduler):
+        """Return the state of a schedule that has one; those of `hookline.schedules` have none."""
+        if not is_stateful(self.schedule):
             return {}
         return {
             "class": type(self.schedule).__name__,
@@ -127,7 +130,7 @@ class Schedule(HookBase):
         return optimizer
 
 
-def _plain_state(scheduler: LRScheduler) -> dict[str, Any]:
+def _plain_state(scheduler: Any) -> dict[str, Any]:
     return {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
 
 

@@ -13,10 +13,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from hookline.checkpoint import rng
+from hookline.data import state_of_generators
 from hookline.purity.digests import digests
 from hookline.trainer import TrainerBase
 
-__all__ = ["RANDOM", "described", "differences", "fingerprint"]
+__all__ = ["RANDOM", "described", "differences", "fingerprint", "settings"]
 
 RANDOM = "random numbers"
 """The kind of the parts that are states of random generators."""
@@ -55,6 +56,11 @@ def described(parts: Iterable[str], limit: int = 2) -> str:
     return ", ".join(shown)
 
 
+def settings() -> dict[str, Any]:
+    """Return what is set in torch for the whole process, such as the number of threads, by name."""
+    return {name: _read(read) for name, read in _SETTINGS.items()}
+
+
 def _parts(trainer: TrainerBase) -> Iterator[tuple[str, Any]]:
     # First: whatever is asked for its state below could draw from them.
     yield from _random_states(trainer)
@@ -76,8 +82,8 @@ def _parts(trainer: TrainerBase) -> Iterator[tuple[str, Any]]:
     if hasattr(loader, "state_dict"):
         with rng.forked_rng():  # a loader may begin an epoch to tell where it is, and draw a seed for it
             yield "data/position", loader.state_dict()
-    for name, read in _SETTINGS.items():
-        yield f"torch settings/{name}", _read(read)
+    yield from ((f"data/{name}", state) for name, state in state_of_generators(loader).items())
+    yield from ((f"torch settings/{name}", value) for name, value in settings().items())
 
 
 def _attributes(trainer: TrainerBase, kind: type[Any]) -> Iterator[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
 from hookline.trainer.forward_puts import ForwardPuts
 from hookline.trainer.optimizer_state import check_optimizer_state
+from hookline.trainer.source import Source
 from hookline.trainer.sync_check import SyncCheckMode
 from hookline.trainer.weights import load_weights
 
@@ -41,8 +42,8 @@ class SimpleTrainer(TrainerBase):
 
     Args:
         model: The model, on its device; `DistributedDataParallel` around it is fine.
-        data_loader: Yields batches; begun anew when it ends. With ``state_dict`` and
-            ``load_state_dict`` a resumed run goes on at the very next batch.
+        data_loader: Yields batches; begun anew when it ends. A resumed run goes on at the very next batch
+            of one with ``state_dict`` and ``load_state_dict``, and of a DataLoader of torch.
         optimizer: Any torch optimizer that needs no closure.
         precision: ``fp32``, ``bf16``, or ``fp16`` with loss scaling.
         accumulate: Microbatches per iteration; the result is that of one big batch.
@@ -91,6 +92,7 @@ class SimpleTrainer(TrainerBase):
             )
         self.model: nn.Module = getattr(model, "module", model) if _is_ddp(model) else model
         self.data_loader = _of_batches(data_loader)
+        self._source = Source(self.data_loader)
         self.optimizer = optimizer
         self.precision = precision
         self.accumulate = accumulate
@@ -113,6 +115,11 @@ class SimpleTrainer(TrainerBase):
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def is_data_resumable(self) -> bool:
+        """Whether a resumed run goes on at the very next batch."""
+        return self._current_source().is_resumable
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """See `TrainerBase.train`; the model is in training mode from the first iteration."""
@@ -199,9 +206,9 @@ class SimpleTrainer(TrainerBase):
         state["trainer"] |= {"num_skipped": self._num_skipped, "configured": self._configured}
         state["trainer"]["optimizer"] = type(self.optimizer).__name__
         state["kernel"] = self.kernel.state_dict()
-        if hasattr(self.data_loader, "state_dict"):
-            state["data"] = self.data_loader.state_dict()
-        else:
+        source = self._current_source()
+        state["data"] = {"ranks": distributed.gather(source.state_dict())}
+        if not source.is_resumable:
             _log.warning(
                 "The data loader %s has no state_dict: a resumed run will not see the same batches.",
                 type(self.data_loader).__name__,
@@ -224,9 +231,7 @@ class SimpleTrainer(TrainerBase):
             ) from error
         self.kernel.load_state_dict(state["kernel"])
         self._num_skipped = state["trainer"]["num_skipped"]
-        if "data" in state and hasattr(self.data_loader, "load_state_dict"):
-            self.data_loader.load_state_dict(state["data"])
-            self._batches = None
+        self._load_data(state["data"]["ranks"])
         super().load_state_dict(state)
 
     def _unsafe_plugins(self) -> str:
@@ -253,7 +258,7 @@ class SimpleTrainer(TrainerBase):
                 return next(self._batches)
             except StopIteration:
                 pass
-        self._batches = iter(self.data_loader)
+        self._batches = iter(self._current_source())
         try:
             return next(self._batches)
         except StopIteration:
@@ -261,6 +266,19 @@ class SimpleTrainer(TrainerBase):
                 f"data_loader: expected at least one batch, got none from {type(self.data_loader).__name__}. "
                 "Check its length and batch size."
             ) from None
+
+    def _current_source(self) -> Source:
+        """Return the place in the loader that is the trainer's now; anybody may have given it another one."""
+        if self._source.loader is not self.data_loader:
+            self._source = Source(self.data_loader)
+        return self._source
+
+    def _load_data(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Go to this rank's place in the data; to that of rank 0 where there are other ranks now."""
+        is_same = len(ranks) == distributed.world_size()
+        source = self._current_source()
+        source.load_state_dict(ranks[distributed.rank()] if is_same else {**ranks[0], "generators": {}})
+        self._batches = None
 
     def _load_optimizer(self, state: dict[str, Any], saved: Mapping[str, Any]) -> None:
         """Load ``state``, then change what is configured otherwise now than when it was saved."""

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hookline.config import Config, describe_options, load_config
-from hookline.config.lengths import Epochs
-from hookline.default import DefaultTrainer, trainer_class
-from hookline.errors import HooklineError, notes
+from hookline.config import Config
+from hookline.default import DefaultTrainer
 from hookline.plan import PlannedPlugin
 from hookline.plugins import HookCall
 from hookline.plugins.lint import HOOK_NAMES
-from hookline.processes import fresh_processes
 from hookline.purity import Change, fingerprint, observe
+from hookline.verification.adapted import Options, adapted, changed_options, checked, period_of
+from hookline.verification.apart import Ended, apart
 
 __all__ = ["Outcome", "Registered", "Trial", "run"]
-
-_Options = dict[str, dict[str, Any]]
-
-_REST_S = 5.0  # what a process is given to end by itself when it has told all
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ class Registered:
 
 
 @dataclass
-class Outcome:
+class Outcome(Ended):
     """What became of a trial.
 
     Attributes:
@@ -76,8 +63,6 @@ class Outcome:
         calls: How often each watched plugin's hooks were called.
         changes: What calls of watched plugins changed.
         providers: Plugins that others build upon: they offer an evaluation, or save checkpoints.
-        error: Why it did not come to its end.
-        is_explained: True if the error is hookline's own, which says what to do.
     """
 
     plugins: list[Registered] = field(default_factory=list)
@@ -89,89 +74,17 @@ class Outcome:
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     changes: list[Change] = field(default_factory=list)
     providers: set[str] = field(default_factory=set)
-    error: str = ""
-    is_explained: bool = False
 
 
 def run(trial: Trial, folder: Path) -> Outcome:
-    """Run ``trial`` in a process that nothing ran in before, with its files in ``folder``.
-
-    So nothing that a plugin does to its process reaches another trial, and one that ends it is an error.
-    """
-    # The optimizers of torch import torch._dynamo when they are first used.
-    context = fresh_processes([__name__, "torch._dynamo"])
-    mine, theirs = context.Pipe(duplex=False)
-    # Children have the method of this process, as those of a run have: loaders start workers by it.
-    methods = multiprocessing.get_all_start_methods()
-    method = multiprocessing.get_start_method(allow_none=True) or methods[0]
-    process = context.Process(target=_be_trial, args=(trial, folder, theirs, method))
-    _start(process, context.get_start_method())
-    theirs.close()
-    try:
-        outcome: Outcome = mine.recv()
-        process.join(_REST_S)  # a thread of a plugin may keep it
-    except EOFError:
-        process.join()
-        outcome = Outcome(error=f"Its process ended by {_described(process.exitcode)}.")
-    finally:
-        process.kill()
-        process.join()
-    return outcome
-
-
-def _start(process: Any, method: str) -> None:
-    """Start ``process`` deaf to Ctrl-C: this one hears it, too, ends the other, and tells what there is."""
-    if threading.current_thread() is not threading.main_thread():
-        process.start()
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # processes inherit it
-    try:
-        if method == "forkserver":
-            from multiprocessing import forkserver  # there is none on Windows
-
-            forkserver.ensure_running()  # its forks inherit it, too, and waiting for one takes seconds
-        else:
-            process.start()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if method == "forkserver":
-        process.start()
-
-
-def _described(exit_code: int) -> str:
-    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-
-
-def _be_trial(trial: Trial, folder: Path, parent: Connection, start_method: str) -> None:
-    multiprocessing.set_start_method(start_method, force=True)
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout.flush()
-        for descriptor in (1, 2):
-            os.dup2(nowhere.fileno(), descriptor)
-    outcome = Outcome()
-    try:
-        _train(trial, folder, outcome)
-    except BaseException as error:
-        outcome.error, outcome.is_explained = _message(error), isinstance(error, HooklineError)
-    parent.send(outcome)
-    parent.close()
-
-
-def _message(error: BaseException) -> str:
-    """Return what a person needs of ``error``: all of one of ours, type and place of another."""
-    if isinstance(error, HooklineError):
-        return "\n".join([str(error), *notes(error)])
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"It was raised at {at.filename}:{at.lineno}."
-    return "\n".join([f"{type(error).__name__}: {error}", place, *notes(error)])
+    """Run ``trial`` in a process that nothing ran in before, with its files in ``folder``."""
+    return apart(_train, Outcome(), trial, folder)
 
 
 def _train(trial: Trial, folder: Path, outcome: Outcome) -> None:
-    config = load_config(
-        trial.config, trial.overrides, also=lambda found: trainer_class(found).planned(found).problems
-    )
-    options = _options(config, trial.num_iters, folder)
-    trainer = trainer_class(config)(_adapted(config, trial, folder, options))
+    config, build = checked(trial.config, trial.overrides)
+    options = changed_options(config, trial.num_iters, _may_observe)
+    trainer = build(adapted(config, folder, trial.num_iters, options, trial.off))
     trainer.smoke = True  # evaluations of a few batches show as much
     outcome.plugins = list(_registered(trainer, config, options))
     watch = observe(trainer, trial.watched)
@@ -198,55 +111,17 @@ def _record(trainer: DefaultTrainer, outcome: Outcome) -> None:
     setattr(trainer, "run_step", recorded)  # noqa: B010
 
 
-def _adapted(config: Config, trial: Trial, folder: Path, options: _Options) -> Config:
-    """Return ``config`` for a short run that writes into ``folder`` alone, and has no writers."""
-    return replace(
-        config,
-        run=replace(config.run, dir=str(folder)),
-        train=replace(config.train, max_iter=trial.num_iters, stop_at=None),
-        hooks=[
-            replace(spec, options={**spec.options, **options[spec.name]})
-            for spec in config.hooks
-            if spec.name not in trial.off
-        ],
-        writers=[],
-    )
+def _may_observe(plan: PlannedPlugin) -> bool:
+    return bool(getattr(plan.loaded.factory, "observer", True))
 
 
-def _options(config: Config, num_iters: int, folder: Path) -> _Options:
-    """Return the options of each hook that a trial changes.
-
-    A period in which nothing would be due becomes one that is due twice; what an observer writes beside the
-    run's own directory goes into ``folder``, for a run of the user's may be there.
-    """
-    found: _Options = {}
-    for plan in trainer_class(config).planned(config).hooks:
-        changed = found[plan.name] = {}
-        if plan.options.get("dir") is not None and _default(plan, "dir", "") is None:
-            changed["dir"] = str(folder / "elsewhere" / plan.name)
-        period = _period(plan)
-        may_observe = getattr(plan.loaded.factory, "observer", True)
-        if may_observe and (isinstance(period, Epochs) or (isinstance(period, int) and period > num_iters)):
-            changed["period"] = max(num_iters // 2, 1)
-    return found
-
-
-def _period(plan: PlannedPlugin) -> Any:
-    return plan.options.get("period", _default(plan, "period"))
-
-
-def _default(plan: PlannedPlugin, name: str, missing: Any = None) -> Any:
-    defaults = {option.name: option.default for option in describe_options(plan.loaded.options_of)}
-    return defaults.get(name, missing)
-
-
-def _registered(trainer: DefaultTrainer, config: Config, options: _Options) -> Iterator[Registered]:
-    planned = {plan.name: plan for plan in trainer_class(config).planned(config).hooks}
+def _registered(trainer: DefaultTrainer, config: Config, options: Options) -> Iterator[Registered]:
+    planned = {plan.name: plan for plan in type(trainer).planned(config).hooks}
     implemented = {hook: trainer.hooks.implements(hook) for hook in HOOK_NAMES}
     for name in trainer.hooks.names():
         period = None
         if name in planned and "period" in options[name]:
-            period = (str(_period(planned[name])), options[name]["period"])
+            period = (str(period_of(planned[name])), options[name]["period"])
         yield Registered(
             name,
             trainer.hooks.sources[name],

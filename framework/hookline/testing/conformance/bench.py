@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from hookline.errors import RunError
 from hookline.events import Events
 from hookline.hooks import Checkpoint, Evaluate
 from hookline.hookspecs import HookBase
-from hookline.purity import differences, fingerprint
+from hookline.purity import Records, differences, fingerprint, records_of
 from hookline.purity.digests import digests
 from hookline.testing.conformance.settings import kept_settings
 from hookline.testing.conformance.subject import Subject
@@ -24,8 +24,6 @@ from hookline.trainer import SimpleTrainer
 __all__ = ["Bench", "Outcome", "Records", "record_difference", "training_difference"]
 
 Prepare = Callable[[SimpleTrainer], None]
-Records = dict[tuple[int, str, str], "float | str"]
-"""What was put, by iteration, kind and name: a scalar's value, a digest of an image, histogram or text."""
 
 _EVALUATION_PERIOD = 4
 _CHECKPOINT_PERIOD = 6
@@ -165,7 +163,7 @@ class Bench:
             trainer.iter,
             trainer.status,
             {part: d for part, d in fingerprint(trainer).items() if not part.startswith(_NO_STATE)},
-            _records(events),
+            records_of(events),
             {name: _state_digests(plugin) for name, plugin in plugins.items()},
             kit.path,
             kit.measured,
@@ -201,22 +199,6 @@ def record_difference(wanted: Records, got: Records) -> str:
         found, expected = (value.strip("'") for value in values)
         return f"{found} as {name!r} of iteration {iteration} instead of {expected}"
     return ""
-
-
-def _records(events: Sequence[Events]) -> Records:
-    found: Records = {}
-    for event in events:
-        shapes = {name: vars(histogram) for name, histogram in event.histograms.items()}
-        stable = {name: scalar.value for name, scalar in event.scalars.items() if not scalar.volatile}
-        of_kind: dict[str, Mapping[str, float | str]] = {
-            "scalar": stable,
-            "image": digests(event.images),
-            "histogram": digests(shapes),
-            "text": digests(event.texts),
-        }
-        for kind, records in of_kind.items():
-            found |= {(event.iteration, kind, name): record for name, record in records.items()}
-    return found
 
 
 def _state_digests(plugin: Any) -> dict[str, str]:

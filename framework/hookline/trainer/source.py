@@ -1,0 +1,115 @@
+"""What a trainer draws its batches from, and what a resume needs to go on in it at the very next batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from hookline.checkpoint import rng
+from hookline.data import load_generators, state_of_generators
+
+__all__ = ["Source"]
+
+_log = logging.getLogger(__name__)
+
+
+class Source:
+    """A data loader and its place in it; each ``iter()`` begins an epoch, or goes on in a restored one.
+
+    A loader with ``state_dict`` and ``load_state_dict`` knows its place itself. A DataLoader of torch does
+    not: a resumed epoch is begun again with the random numbers that it began with, and the batches that were
+    seen are drawn again and dropped. Any other loader begins anew. Random generators that a loader, its
+    sampler or its dataset hold are part of the state of all three.
+
+    Args:
+        loader: Yields batches.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader: Any = loader
+        self._has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self._is_replayed = isinstance(loader, DataLoader) and not self._has_state
+        self._began: Mapping[str, Any] | None = None
+        self._num_batches = 0  # of this epoch
+        self._saved: Mapping[str, Any] | None = None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a resumed run sees the very next batch."""
+        return self._has_state or self._is_replayed
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the batches of an epoch, or those that are left of it."""
+        return self._counted() if self._is_replayed else iter(self.loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place, as data that a checkpoint can hold."""
+        if self._saved is not None:
+            return dict(self._saved)
+        state: dict[str, Any] = {"generators": state_of_generators(self.loader)}
+        if self._has_state:
+            state["loader"] = self.loader.state_dict()
+        elif self._is_replayed:
+            state |= {"began": self._began, "num_batches": self._num_batches}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, at the next ``iter()``, where ``state`` was taken; another kind of loader starts anew."""
+        if self._has_state and "loader" in state:
+            self.loader.load_state_dict(state["loader"])
+        elif self._is_replayed and "num_batches" in state:
+            self._saved = state
+        elif self.is_resumable or state.keys() - {"generators"}:
+            kind = type(self.loader).__name__
+            _log.warning(
+                "The checkpoint holds the place in another kind of data loader: %s begins anew.", kind
+            )
+        load_generators(self.loader, state["generators"])
+
+    def _counted(self) -> Iterator[Any]:
+        saved, self._saved = self._saved, None
+        if saved is not None and saved["began"] is not None:
+            self._began, self._num_batches = saved["began"], saved["num_batches"]
+            yield from self._count(self._replayed(saved))
+            if self._num_batches > saved["num_batches"]:
+                return
+        self._began = {"global": _host_generators(), "own": state_of_generators(self.loader)}
+        self._num_batches = 0
+        yield from self._count(iter(self.loader))
+
+    def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._num_batches += 1
+            yield batch
+
+    def _replayed(self, saved: Mapping[str, Any]) -> Iterator[Any]:
+        """Return the batches that follow those that were seen of the epoch."""
+        num_seen = saved["num_batches"]
+        if num_seen:
+            _log.info(
+                "Drawing the first %d batches of this epoch again, to go on after them: a DataLoader cannot "
+                "skip them. One with state_dict can, as hookline.Loader.",
+                num_seen,
+            )
+        with rng.forked_rng():
+            rng.restore(saved["began"]["global"])
+            load_generators(self.loader, saved["began"]["own"])
+            batches: Iterator[Any] = iter(self.loader)
+            num_found = sum(1 for _ in islice(batches, num_seen))
+        if num_found < num_seen:
+            _log.warning(
+                "The epoch of the data loader has %d batches now, of which %d had been seen.",
+                num_found,
+                num_seen,
+            )
+        load_generators(self.loader, saved["generators"])
+        return batches
+
+
+def _host_generators() -> dict[str, Any]:
+    # A loader works on the host, and what a device has drawn since would only be in the way.
+    return {**rng.capture(), "cuda": []}
