@@ -121,7 +121,7 @@ class RunDir:
         """
         _check_name(name, "run.name")
         place = Path(parent).resolve() / name
-        runs = [run for run in map(cls, _runs(place)) if run.status.get("state") not in _COMPLETE]
+        runs = [run for run in map(cls, _runs(place)) if not run.is_complete]
         # The link is right where names are not, see _latest_of.
         newest = next((run for run in runs if run.path == _latest_of(place)), None)
         found = newest or max(runs, key=lambda run: run.id, default=None)
@@ -166,6 +166,11 @@ class RunDir:
             status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
             return status if isinstance(status, dict) else {}
         return {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to an end of its own: finished, or stopped by a plugin."""
+        return self.status.get("state") in _COMPLETE
 
     def write_status(self, state: str, **info: Any) -> None:
         """Replace ``status.json`` by ``state``, ``info`` (reason, iteration, ...), process, host and time."""

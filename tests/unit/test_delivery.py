@@ -891,3 +891,32 @@ def test_a_position_of_before_writers_were_named_is_loaded():
     with delivery:
         pass
     assert again.calls[0] == "load_state_dict"
+
+
+@pytest.mark.parametrize("moment", ["period", "checkpoint", "close"])
+def test_a_fenced_process_tells_its_writers_nothing_more_and_says_why(moment):
+    fenced = False
+
+    def fence() -> None:
+        if fenced:
+            raise RunError("taken over")
+
+    storage, memory = EventStorage(period=1), Memory()
+    delivery = Delivery(storage, {"memory": memory}, RUN, fence=fence)
+    with storage:
+        delivery.open()
+        storage.put_scalar("loss", 1.0)
+        storage.step()
+        delivery.flush()
+        fenced, before = True, list(memory.calls)
+        storage.put_scalar("loss", 2.0)
+        storage.step()
+        with pytest.raises(RunError, match="taken over"):
+            {
+                "period": delivery.flush,
+                "checkpoint": delivery.state_dict,
+                "close": lambda: delivery.close("failed"),
+            }[moment]()
+        delivery.close("failed")
+    assert memory.calls == before
+    assert memory.iterations == [0]

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -49,6 +49,8 @@ class Delivery:
         uses: What each writer is, ``name`` or ``distribution:name``, by instance name; its class where there
             is none. The position of another one is not loaded.
         timeout_s: Longest time one call may take when somebody waits for it, seconds.
+        fence: Called before writers are told of anything; raises where this process must not write any more.
+            None of them is called again then.
 
     Raises:
         PluginError: If more than one of the writers is a journal.
@@ -64,12 +66,14 @@ class Delivery:
         periods: Mapping[str, int] | None = None,
         uses: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
+        fence: Callable[[], None] | None = None,
     ) -> None:
         policies, periods, uses = dict(on_error or {}), dict(periods or {}), dict(uses or {})
         _check(writers, policies, periods)
         check_journals(writers.items())
         self.storage = storage
         self._timeout_s = timeout_s
+        self._fence = fence
         self._errors: deque[WriterError] = deque()
         self._workers = {
             name: Worker(
@@ -135,8 +139,7 @@ class Delivery:
         self._next_end = min((worker.next_end for worker in workers), default=math.inf)
         self.storage.attach(self._on_step)
         # After a resume there may be events to write already.
-        for worker in workers:
-            worker.wake()
+        self._wake(workers)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Deliver all that is sealed; return whether every writer has it.
@@ -149,8 +152,7 @@ class Delivery:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self.storage.drain()
         self._hand_over()
-        for worker in self._workers.values():
-            worker.wake()
+        self._wake(self._workers.values())
         done = [worker.wait(worker.is_idle, deadline) for worker in self._workers.values()]
         self._raise_error()
         return all(done)
@@ -197,8 +199,7 @@ class Delivery:
         # What several writers have not acknowledged are the same tables in all of them.
         states: dict[tuple[int, ...], dict[str, Any]] = {}
         state = {name: worker.state_dict(states) for name, worker in self._workers.items()}
-        for worker in self._workers.values():
-            worker.wake()
+        self._wake(self._workers.values())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -219,8 +220,7 @@ class Delivery:
             self._end_periods()
         if self._inbox.num_bytes >= INBOX_BYTES:
             self._hand_over()
-            for worker in self._workers.values():
-                worker.wake()
+            self._wake(self._workers.values())
         if self._errors:
             self._raise_error()
 
@@ -230,8 +230,7 @@ class Delivery:
         due = [worker for worker in workers if worker.is_due(self.storage.arrived_iter)]
         if due:
             self._hand_over()
-        for worker in due:
-            worker.wake()
+            self._wake(due)
         self._next_end = min((worker.next_end for worker in workers), default=math.inf)
 
     def _hand_over(self) -> None:
@@ -241,7 +240,25 @@ class Delivery:
             for worker in self._workers.values():
                 worker.take(logs)
 
+    def _wake(self, workers: Iterable[Worker]) -> None:
+        self._check_fence()
+        for worker in workers:
+            worker.wake()
+
+    def _check_fence(self) -> None:
+        """Return if this process may write; else let go of every writer, and raise."""
+        if self._fence is None:
+            return
+        try:
+            self._fence()
+        except BaseException:
+            self._state = "closed"
+            for worker in self._workers.values():
+                worker.abandon()
+            raise
+
     def _close_writers(self, status: str, *, deliver: bool) -> None:
+        self._check_fence()
         self._state = "closed"
         for worker in self._workers.values():
             worker.request_close(status, deliver=deliver)

@@ -173,6 +173,12 @@ class Worker:
             self._num_to_write = len(self._pending) if deliver else 0
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Call the writer no more, not even to close it; its thread ends when the call it is in returns."""
+        with self._changed:
+            self._phase = "off"
+            self._changed.notify_all()
+
     def gaps(self) -> list[Gap]:
         """Return what it has missed, also before a resume."""
         with self._changed:

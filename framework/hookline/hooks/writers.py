@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -17,6 +18,7 @@ from hookline.errors import PluginError, RunError
 from hookline.events import EventWriter, Run
 from hookline.hookspecs import HookBase
 from hookline.plugins import lint_writer
+from hookline.rundir import RunDir
 
 __all__ = ["PeriodicWriter"]
 
@@ -76,6 +78,7 @@ class PeriodicWriter(HookBase):
             periods=getattr(trainer, "writer_periods", {}),
             uses=self._uses(),
             timeout_s=self.timeout_s,
+            fence=self._fence(),
         )
         if self._saved:
             self.delivery.load_state_dict(self._saved)
@@ -128,6 +131,13 @@ class PeriodicWriter(HookBase):
             else qualified_name(find(spec.use, WRITERS, f"writers.{spec.name}"))
             for spec in config.writers
         }
+
+    def _fence(self) -> Callable[[], None] | None:
+        """Return what raises when a later process has taken over the run directory."""
+        run_dir, generation = self.trainer.run_dir, self.trainer.generation
+        if run_dir is None or generation == 0:
+            return None
+        return partial(RunDir(run_dir).check_generation, generation)
 
     def _run(self) -> Run:
         trainer = self.trainer
