@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def attach_log(run_dir: RunDir, rank: int = 0) -> Iterator[logging.Handler]:
         RunError: If the log cannot be opened.
     """
     try:
-        handler = logging.FileHandler(run_dir.log, encoding="utf-8")
+        handler = _RunLog(run_dir.log, encoding="utf-8")
     except OSError as error:
         raise unwritable(str(run_dir.log), "a file", error) from error
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank{rank} %(name)s: %(message)s"))
@@ -51,6 +52,24 @@ def log_error(log: logging.Handler, error: BaseException) -> None:
     """Write ``error`` with its traceback to ``log`` alone: whoever called sees the exception itself."""
     raised = (type(error), error, error.__traceback__)
     log.handle(logging.LogRecord("hookline", logging.ERROR, "", 0, str(error), (), raised))
+
+
+class _RunLog(logging.FileHandler):
+    """A log that says once when its disk takes no more; what a run must not lose is in other files."""
+
+    _is_whole = True
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self._is_whole:
+            self._is_whole = False
+            print(unwritable(self.baseFilename, "a log", error, "Lines are missing in it"), file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is in its buffer still
+            super().close()
 
 
 class _Collector(logging.Handler):

@@ -390,6 +390,16 @@ class TestLog:
         ):
             attach_log(run).__enter__()
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+    def test_a_log_whose_disk_is_full_says_so_once_and_ends_nothing(self, run, capsys):
+        run.log.symlink_to("/dev/full")
+        with attach_log(run):
+            logging.getLogger("hookline").info("one")
+            logging.getLogger("hookline").info("two")
+        said = capsys.readouterr().err
+        assert said.count("expected a log that can be written, got 'No space left on device'") == 1
+        assert "Traceback" not in said
+
 
 def test_importing_the_room_imports_neither_torch_nor_numpy():
     code = "import sys, hookline.rundir; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
