@@ -1,0 +1,31 @@
+"""A run that was killed at random instants ends as if nobody had touched it."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def check(done, record, fault):
+    """Write down what came of the kills, and fail if one run ended otherwise than undisturbed."""
+    outcome = "weights, optimizer, RNG and metrics the same to the byte; each TensorBoard point once"
+    record(f"{fault} ({done.kills:,} kills)", trials=done.trials, passed=done.passed, outcome=outcome)
+    assert not done.failures, "\n\n".join(done.failures[:3])
+
+
+def test_killed_at_random_instants_a_run_ends_as_if_it_had_not_been(server, size, record):
+    done = server.call("job:kill_trials", size(100, 1000), seed=1)
+    assert done.kills >= size(100, 1000)
+    check(done, record, "kill -9 at random instants")
+
+
+def test_a_harness_that_forgets_the_rng_is_caught(server):
+    done = server.call("job:kill_trials", 40, seed=2, patches=["breaks:forget_rng"], max_failures=1)
+    assert done.failures
+    assert "model.safetensors" in done.failures[0]
+
+
+@pytest.mark.parametrize("writer", ["metrics.jsonl", "TensorBoard"])
+def test_a_writer_that_is_not_rewound_is_caught(server, writer):
+    patch = {"metrics.jsonl": "breaks:forget_json_position", "TensorBoard": "breaks:forget_events_position"}
+    done = server.call("job:kill_trials", 40, seed=3, patches=[patch[writer]], max_failures=1)
+    assert done.failures
