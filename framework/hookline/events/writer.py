@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hookline.errors import Problem, WriterError
 from hookline.events.records import Events
 
 __all__ = ["EventWriter", "Run"]
@@ -53,7 +54,10 @@ class EventWriter(ABC):
     """
 
     journal: ClassVar[bool] = False
-    """True for the run's own record: training waits for it, and fails when it cannot be written."""
+    """True for the run's own record: training waits for it, and fails when it cannot be written.
+
+    One that can be read back defines ``read``, so that ``hookline export`` finds it.
+    """
     state_version: ClassVar[int] = 1
     """Raise it when the meaning of ``state_dict`` changes: a position of another version is not loaded."""
 
@@ -83,6 +87,20 @@ class EventWriter(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Take the position to go on from; ``open`` follows and forgets what was written after it."""
+
+    def read(self, run_dir: Path) -> Iterator[Events]:
+        """Yield what is recorded in ``run_dir``, ascending by iteration; of a journal alone.
+
+        Called on a writer that has the options of the run and was never opened, in any process and on any
+        thread, also while the run goes on or after it was killed: yield what is whole, and change nothing.
+        A run may be long: read as much at a time as is asked for.
+
+        Raises:
+            WriterError: If the writer cannot read back what it writes, which is the default.
+        """
+        where, rule = type(self).__name__, "a journal that can be read back"
+        fix = "See hookline.EventWriter.read"
+        raise WriterError(str(Problem(where, rule, "one without read()", fix=fix)))
 
     def view_command(self) -> str | None:
         """Return the shell command that shows a person what was written, or None; asked on any thread."""

@@ -16,7 +16,16 @@ from hookline.plugins.lint.traits import state_faults, trait_faults
 
 __all__ = ["writer_faults"]
 
-_METHODS = {"open": 1, "write": 1, "close": 1, "state_dict": 0, "load_state_dict": 1, "view_command": 0}
+_METHODS = {
+    "open": 1,
+    "write": 1,
+    "close": 1,
+    "state_dict": 0,
+    "load_state_dict": 1,
+    "view_command": 0,
+    "read": 1,
+}
+_GENERATORS = ("read",)
 
 
 def writer_faults(writer: Any, where: str, source: str = "") -> Iterator[Fault]:
@@ -42,7 +51,8 @@ def _method_faults(writer: Any, where: str, method: str, num_arguments: int, sou
     function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
     holders = function, writer
     mend = f"See hookline.EventWriter.{method}"
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    is_generator = inspect.isgeneratorfunction(function) and method not in _GENERATORS
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function) or is_generator:
         got = f"one{source} with 'async' or 'yield', which would never run"
         yield fault(f"{where}.{method}", "a plain method", got, mend, *holders)
         return

@@ -20,9 +20,17 @@ _FLOATS = TypeAdapter(list[float])
 
 
 class Lines:
-    """Makes the lines of both files; what they have in common from iteration to iteration is made once."""
+    """Makes the lines of both files; what they have in common from iteration to iteration is made once.
 
-    def __init__(self) -> None:
+    Args:
+        hints: Whether a scalar wants smoothing, as far as known.
+
+    Attributes:
+        hints: The same, of all scalars since.
+    """
+
+    def __init__(self, hints: Mapping[str, bool]) -> None:
+        self.hints = dict(hints)
         self._flags: Mapping[str, tuple[bool, bool]] = {}
         self._layouts: dict[tuple[str, ...], tuple[_Layout | None, _Layout | None]] = {}
 
@@ -46,6 +54,7 @@ class Lines:
         if table.flags is not self._flags or len(self._layouts) == MAX_LAYOUTS:
             self._flags, self._layouts = table.flags, {}
         if table.names not in self._layouts:
+            self.hints.update({name: table.flags[name][0] for name in table.names})
             places = {name: place for place, name in enumerate(table.names, start=2)}
             varying = {name: place for name, place in places.items() if table.flags[name][1]}
             stable = {name: place for name, place in places.items() if name not in varying}
