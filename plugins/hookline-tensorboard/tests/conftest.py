@@ -1,6 +1,7 @@
 """A small run whose values are known, written as a trainer would."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,33 @@ def write_run(run: Run) -> Callable[..., None]:
         writer.close(status)
 
     return write
+
+
+HOUR_S = 3600.0
+
+
+@pytest.fixture
+def write_jumping(run: Run) -> Callable[[Callable[[], EventWriter]], None]:
+    """Write a whole run in three attempts, with a clock that goes back an hour, and then forth two."""
+
+    def write(make: Callable[[], EventWriter]) -> None:
+        state: dict[str, Any] | None = None
+        start = 0
+        for saved, stop, clock_s in ((20, 30, 0.0), (33, 45, -HOUR_S), (NUM_ITERS, NUM_ITERS, HOUR_S)):
+            events = [replace(event, time_s=event.time_s + clock_s) for event in training()[start:stop]]
+            writer = make()
+            if state is not None:
+                writer.load_state_dict(state)
+            writer.open(Run(run.dir, run.name, run.id, start_iter=start, period=PERIOD))
+            deliver(writer, events[: saved - start])
+            state = writer.state_dict()
+            deliver(writer, events[saved - start :])
+            writer.close("finished" if stop == NUM_ITERS else "failed")
+            start = saved
+
+    return write
+
+
+@pytest.fixture(name="training")
+def _training() -> Callable[..., list[Events]]:
+    return training

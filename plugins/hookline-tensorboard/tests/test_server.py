@@ -67,9 +67,9 @@ def get(url, body=None):
 
 
 @pytest.fixture(params=["true", "false"])
-def server(request, run, write_run):
-    """A server that shows a run which failed and was resumed, once it has read all of it."""
-    write_run(TensorBoardWriter, cut=33)
+def server(request, run, write_jumping):
+    """A server that shows a run which failed twice, on a clock that jumped, once it has read all of it."""
+    write_jumping(TensorBoardWriter)
     with tensorboard(run.dir.parent, request.param) as url:
         scalars = f"{url}/data/plugin/scalars"
         poll(lambda: get(f"{scalars}/tags"))

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader, RawEventFileLoader
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.context import RequestContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
@@ -323,6 +327,81 @@ def test_failed_write_leaves_whole_records_and_can_be_repeated(run):
     writer.write(events[20:])
     writer.close("finished")
     assert scalars(run, "s7") == [(9, 4.5), (19, 14.5), (29, 24.5), (39, 34.5)]
+
+
+@pytest.fixture
+def jumped(run, write_run, write_jumping):
+    """What the file of a whole run has, and then the run of three attempts on a clock that jumps."""
+    write_run(TensorBoardWriter)
+    whole = decoded(run)
+    event_file(run).unlink()
+    write_jumping(TensorBoardWriter)
+    return whole
+
+
+def test_a_clock_that_jumps_between_attempts_changes_nothing_in_the_file(run, jumped):
+    assert decoded(run) == jumped
+
+
+def test_a_clock_that_jumps_between_attempts_changes_nothing_for_the_accumulator(run, jumped):
+    events = read(run).Scalars("total_loss")
+    assert [event.step for event in events] == PERIOD_ENDS
+    times_s = [event.wall_time for event in events]
+    assert times_s[1] - times_s[2] > 3000
+    assert times_s[3] - times_s[2] > 6000
+    assert scalars(run, "eval/loss") == [(19, 119.0), (39, 139.0)]
+    assert [image.step for image in read(run).Images("sample")] == [19, 39]
+    assert session(run, hparams_metadata.SESSION_START_INFO_TAG).hparams["lr"].number_value == 0.1
+
+
+@pytest.mark.parametrize("purge", [True, False])
+def test_a_clock_that_jumps_between_attempts_changes_nothing_for_the_data_provider(run, jumped, purge):
+    multiplexer = EventMultiplexer(purge_orphaned_data=purge)
+    multiplexer.AddRunsFromDirectory(str(run.dir)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(run.dir))
+    found = provider.read_scalars(RequestContext(), experiment_id="", plugin_name="scalars", downsample=1000)[
+        "tensorboard"
+    ]
+    points = {tag: [(point.step, point.value) for point in series] for tag, series in found.items()}
+    means = [4.5, 14.5, 24.5, 34.5, 44.5, 52.0]
+    assert points["total_loss"] == list(zip(PERIOD_ENDS, means, strict=True))
+    assert points["eval/loss"] == [(19, 119.0), (39, 139.0)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_point_is_there_once_wherever_the_run_is_cut_and_killed(run, training, seed, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    chance = random.Random(seed)
+    events = training()
+    folders = {name: replace(run, dir=run.dir / name) for name in ("whole", "cut")}
+    writer = TensorBoardWriter()
+    writer.open(folders["whole"])
+    writer.write(events)
+    writer.close("paused")
+    saved = [(0, None)]
+    for attempt in range(6):
+        done, position = chance.choice(saved)
+        saved = [each for each in saved if each[0] <= done]
+        writer = TensorBoardWriter()
+        if position is not None:
+            writer.load_state_dict(json.loads(json.dumps(position, default=np.ndarray.tolist)))
+        writer.open(replace(folders["cut"], start_iter=done))
+        stop = len(events) if attempt == 5 else chance.randrange(done, len(events) + 1)
+        while done < stop:
+            size = min(chance.randrange(1, 20), stop - done)
+            writer.write(events[done : done + size])
+            done += size
+            if chance.random() < 0.4:  # else it is killed before a checkpoint has its position
+                saved.append((done, writer.state_dict()))
+        if chance.random() < 0.5 or attempt == 5:
+            writer.close("paused")
+            continue
+        writer._file.close()
+        if writer._file.offset and chance.random() < 0.5:
+            with event_file(folders["cut"]).open("ab") as file:
+                file.write(b"torn")  # and in the middle of a record
+    whole, cut = (event_file(folders[name]).read_bytes() for name in ("whole", "cut"))
+    assert cut == whole
 
 
 def test_it_is_told_by_a_delivery(run):
