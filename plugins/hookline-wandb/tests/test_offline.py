@@ -151,6 +151,36 @@ def test_names_with_characters_that_wandb_refuses_are_changed(run):
     assert (started["run_id"], started["project"], started["display_name"]) == ("a-b-c", "x-y", "a/b:c")
 
 
+def test_every_row_says_which_start_of_the_run_sent_it(run, training):
+    writer = WandbWriter(mode="offline")
+    writer.open(replace(run, generation=1))
+    writer.write(training(0, 33))
+    state = writer.state_dict()
+    writer.close("paused")
+    writer = WandbWriter(mode="offline")
+    writer.load_state_dict(state)
+    writer.open(replace(run, start_iter=33, generation=2))
+    writer.write(training(33, 55))
+    writer.close("finished")
+    first, second = (history(directory) for directory in directories(run))
+    assert {row["attempt"] for row in first} == {1}
+    assert {row["attempt"] for row in second} == {2}
+    metrics = [record["metric"] for record in records(directories(run)[0]) if record["type"] == "metric"]
+    assert [each["name"] for each in metrics if each.get("options", {}).get("hidden")] == [
+        "iteration",
+        "attempt",
+    ]
+
+
+def test_an_offline_run_names_the_command_that_uploads_it(run, training):
+    writer = WandbWriter(mode="offline")
+    assert writer.view_command() is None
+    writer.open(run)
+    writer.close("finished")
+    assert writer.view_command() == f"wandb sync {run.dir}/wandb/offline-run-*"
+    assert [str(path) for path in run.dir.glob("wandb/offline-run-*")]
+
+
 @pytest.mark.parametrize("mode", ["option", "environment"])
 def test_disabled_writes_nothing(run, training, monkeypatch, mode):
     if mode == "environment":

@@ -16,10 +16,11 @@ from hookline import Events, Histogram
 __all__ = ["row"]
 
 
-def row(events: Events) -> dict[str, Any]:
-    """Return everything of one iteration but its hyper-parameters; the iteration is one of the values."""
+def row(events: Events, attempt: int) -> dict[str, Any]:
+    """Return everything of one iteration but its hyper-parameters; iteration and attempt are among it."""
     return {
         "iteration": events.iteration,
+        "attempt": attempt,
         "_timestamp": events.time_s,
         **{name: scalar.value for name, scalar in events.scalars.items()},
         **{name: _image(array) for name, array in events.images.items()},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -61,6 +63,7 @@ class WandbWriter(EventWriter):
         self._init_timeout_s = init_timeout_s
         self._state: Mapping[str, Any] = {}
         self._wandb_run: Any = None
+        self._offline: Path | None = None
         # What was handed to W&B and may not be there yet: time, iteration, and the events, packed.
         self._recent: deque[tuple[float, int, Any]] = deque()
         # Every iteration up to this one is at W&B, or on its way.
@@ -71,6 +74,7 @@ class WandbWriter(EventWriter):
         is_first = run.writer in ("", "wandb", type(self).__name__)
         own_id = run.id if is_first else f"{run.id}-{run.writer}"
         self._id: str = self._state.get("id", own_id)
+        self._attempt = run.generation
         self._reducer = PeriodReducer(0 if self._every_value else run.period, run.start_iter)
         if self._state:
             self._reducer.load_state_dict(self._state["reducer"])
@@ -105,15 +109,23 @@ class WandbWriter(EventWriter):
             self._log(self._reducer.flush())
         self._session.finish(self._wandb_run, exit_code=1 if status == "failed" else 0)
 
+    def view_command(self) -> str | None:
+        """Return the command that uploads an offline run, all processes of it; None for others."""
+        return (
+            None if self._offline is None else f"wandb sync {shlex.quote(str(self._offline))}/offline-run-*"
+        )
+
     def _start(self, run: Run) -> None:
         from hookline_wandb import rows, session
 
         self._rows, self._session = rows, session
         self._wandb_run = session.start(run, self._id, self._options, self._init_timeout_s)
-        self._wandb_run.define_metric("iteration", hidden=True)
+        for name in ("iteration", "attempt"):
+            self._wandb_run.define_metric(name, hidden=True)
         self._wandb_run.define_metric("*", step_metric="iteration", step_sync=False)
         if self._wandb_run.offline:
             self._sent = self._state.get("sent", -1)
+            self._offline = run.dir / "wandb"
             logger.info("wandb: this run is offline, in %s", run.dir / "wandb")
         else:
             self._sent = session.last_iteration(self._wandb_run)
@@ -125,7 +137,7 @@ class WandbWriter(EventWriter):
                 continue
             if event.hparams:
                 self._wandb_run.config.update(event.hparams, allow_val_change=True)
-            self._wandb_run.log(self._rows.row(event))
+            self._wandb_run.log(self._rows.row(event, self._attempt))
             self._sent = event.iteration
             self._recent.append((time.monotonic(), event.iteration, _packed(event)))
 
