@@ -48,6 +48,7 @@ def record(config: Config, hooks: HookManager, writers: Mapping[str, EventWriter
         ],
         "writers": [
             _entry(name, writer, config.writers, WRITERS, type(writer).__module__, _has_position(writer))
+            | {"journal": writer.journal}
             for name, writer in writers.items()
         ],
         "call_order": hooks.names(),

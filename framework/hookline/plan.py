@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from hookline.config import (
     Config,
     Optimizer,
@@ -213,7 +211,8 @@ def given_to(key: str, factory: Any) -> tuple[str, ...]:
     """Return the parameters that the trainer fills in for the target at ``key``."""
     if key == "optimizer":
         return ("params",)
-    is_torch_schedule = isinstance(factory, type) and issubclass(
-        factory, torch.optim.lr_scheduler.LRScheduler
-    )
-    return ("optimizer",) if key == "schedule" and is_torch_schedule else ()
+    if key != "schedule" or not isinstance(factory, type):
+        return ()
+    from torch.optim.lr_scheduler import LRScheduler  # what has no schedule needs no torch
+
+    return ("optimizer",) if issubclass(factory, LRScheduler) else ()

@@ -108,7 +108,15 @@ def test_the_step_of_the_kernel_is_small():
 
 
 @pytest.mark.parametrize(
-    "name", ["hookline_ema", "hookline_json", "hookline_tensorboard", "hookline_throughput", "hookline_wandb"]
+    "name",
+    [
+        "hookline_csv",
+        "hookline_ema",
+        "hookline_json",
+        "hookline_tensorboard",
+        "hookline_throughput",
+        "hookline_wandb",
+    ],
 )
 def test_plugins_use_public_names_of_the_core_only(name):
     source = Path(importlib.import_module(name).__file__).parent

@@ -11,6 +11,7 @@ import click
 from hookline import __version__
 from hookline.cli.backends import guard_torch
 from hookline.cli.configuration import config
+from hookline.cli.export import export
 from hookline.cli.ending import starting
 from hookline.cli.plugins import plugins
 from hookline.cli.reporting import reporting
@@ -158,6 +159,7 @@ def replay(capsule: str, overrides: tuple[str, ...], no_anomaly: bool) -> None:
 
 
 main.add_command(config)
+main.add_command(export)
 @main.command("verify-resume")
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")

@@ -6,14 +6,22 @@
 
 Values on a device are taken without waiting and become `Events` when their copy has arrived. A writer
 only ever sees host data; `hookline.delivery` carries it there.
+
+What writers need is here without torch, which `EventStorage` imports when it is first used.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from hookline.events.current import get_event_storage
 from hookline.events.history import History
 from hookline.events.records import Events, Histogram, Scalar
-from hookline.events.storage import EventStorage
 from hookline.events.table import EventTable, as_tables
 from hookline.events.writer import EventWriter, Run
+
+if TYPE_CHECKING:
+    from hookline.events.storage import EventStorage
 
 __all__ = [
     "EventStorage",
@@ -27,3 +35,12 @@ __all__ = [
     "as_tables",
     "get_event_storage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "EventStorage":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hookline.events.storage import EventStorage
+
+    globals()[name] = EventStorage
+    return EventStorage
