@@ -7,12 +7,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from job import Ending, Trials, difference, finish, place, reference, start
-from ranks import finish_ranks, ranks_reference
+from job import Ending, Outcome, Trials, difference, finish, place, reference, start
+from ranks import finish_ranks, wrong_end
 
-__all__ = ["memory_trials", "rank_trials", "worker_trials"]
+__all__ = ["main_trials", "memory_trials", "rank_trials", "worker_trials"]
 
 WIDE = ("model.width=100000",)
 """What a save takes is too much to find room in what the process has already."""
@@ -31,7 +30,7 @@ def rank_trials(moments: Sequence[tuple[int, int, int]], world_size: int = 2) ->
             before the iteration.
         world_size: Number of ranks.
     """
-    done, (wanted, _) = Trials(), ranks_reference(world_size)
+    done = Trials()
     for rank, iteration, num_syncs in moments:
         with place() as root:
             act = ["before_step", iteration, "acts:kill_rank", [rank]]
@@ -40,7 +39,8 @@ def rank_trials(moments: Sequence[tuple[int, int, int]], world_size: int = 2) ->
             endings = finish_ranks(root, world_size, acts=[act])
             wrong = _wrong_deaths(endings, rank)
             done.kills += endings[rank].code == -9
-            _judge(done, f"rank {rank} at {iteration}, {num_syncs}", wrong, root, wanted, world_size)
+            wrong = wrong or wrong_end(root, world_size)
+            _count(done, f"rank {rank} at {iteration}, {num_syncs}", wrong)
     return done
 
 
@@ -126,19 +126,16 @@ def _wrong_deaths(endings: Sequence[Ending], killed: int) -> str:
 
 
 def _judge(
-    done: Trials,
-    what: str,
-    wrong: str,
-    root: Path,
-    wanted: Any,
-    world_size: int = 1,
-    overrides: Sequence[str] = (),
+    done: Trials, what: str, wrong: str, root: Path, wanted: Outcome, overrides: Sequence[str] = ()
 ) -> None:
     """Let the job go on to its end; count the trial."""
-    done.trials += 1
     if not wrong:
-        endings = [finish(root, overrides=overrides)] if world_size == 1 else finish_ranks(root, world_size)
-        failed = [ending for ending in endings if ending.code]
-        wrong = f"then {failed}" if failed else difference(root, wanted)
+        ending = finish(root, overrides=overrides)
+        wrong = f"then {ending}" if ending.code else difference(root, wanted)
+    _count(done, what, wrong)
+
+
+def _count(done: Trials, what: str, wrong: str) -> None:
+    done.trials += 1
     if wrong:
         done.failures.append(f"{what}: {wrong}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed
-from job import Attempt, Ending, Outcome, end_with_parent, outcome, place, start
+from job import Attempt, Ending, Outcome, difference, end_with_parent, is_finished, outcome, place, start
 
-__all__ = ["finish_ranks", "ranks_reference", "start_ranks", "wait_ranks"]
+__all__ = ["finish_ranks", "ranks_reference", "start_ranks", "wait_ranks", "wrong_end"]
 
 _ALL_END_S = 20.0
 """Within this time the others see that a rank is gone, and say so."""
@@ -56,14 +56,21 @@ def finish_ranks(root: Path, world_size: int = 2, **how: Any) -> list[Ending]:
 
 
 @cache
-def ranks_reference(world_size: int = 2) -> tuple[Outcome, float]:
-    """Return what the job comes to on so many ranks when nobody disturbs it, and its duration, seconds."""
+def ranks_reference(world_size: int = 2, overrides: tuple[str, ...] = ()) -> Outcome:
+    """Return what the job comes to on so many ranks when nobody disturbs it."""
     with place() as root:
-        start_s = time.monotonic()
-        endings = finish_ranks(root, world_size)
-        duration_s = time.monotonic() - start_s
+        endings = finish_ranks(root, world_size, overrides=overrides)
         assert not any(ending.code for ending in endings), endings
-        return outcome(root), duration_s
+        return outcome(root)
+
+
+def wrong_end(root: Path, world_size: int = 2, overrides: Sequence[str] = ()) -> str:
+    """Let the job in ``root`` go on to its end, if it is not there; return what is wrong then, or nothing."""
+    if not is_finished(root):
+        endings = finish_ranks(root, world_size, overrides=overrides)
+        if any(ending.code for ending in endings):
+            return f"then {endings}"
+    return difference(root, ranks_reference(world_size, tuple(overrides)))
 
 
 def _start_store() -> int:

@@ -13,17 +13,15 @@ from typing import Any
 from job import (
     Attempt,
     Ending,
-    Outcome,
     Trials,
     difference,
     finish,
-    is_finished,
     place,
     reference,
     runs,
     start,
 )
-from ranks import finish_ranks, ranks_reference, start_ranks, wait_ranks
+from ranks import start_ranks, wait_ranks, wrong_end
 
 __all__ = ["signal_trials"]
 
@@ -43,7 +41,6 @@ def signal_trials(
         seed: Of the instants.
     """
     draw, done = random.Random(seed), Trials()
-    wanted, _ = reference() if world_size == 1 else ranks_reference(world_size)
     training_s = _training_s(world_size)
     while done.trials < num_trials:
         with place() as root:
@@ -56,7 +53,7 @@ def signal_trials(
                 if to_rank in (None, rank):
                     attempt.send(number)
             endings = wait_ranks(attempts)
-            wrong = _wrong_ending(root, number, endings) or _wrong_end(root, world_size, wanted)
+            wrong = _wrong_ending(root, number, endings) or _wrong_end(root, world_size)
             done.trials += 1
             done.kills += any(ending.code for ending in endings)
             done.kills += number == signal.SIGUSR1 and bool(_saved(root) - _saved_anyway())
@@ -99,13 +96,12 @@ def _wrong_ending(root: Path, number: int, endings: list[Ending]) -> str:
     return "" if is_named and codes == {128 + number} else f"exit codes {codes}, {status}:\n{said}"
 
 
-def _wrong_end(root: Path, world_size: int, wanted: Outcome) -> str:
+def _wrong_end(root: Path, world_size: int) -> str:
     """Let the job go on to its end, if it is not there; return what is wrong then, or nothing."""
-    if not is_finished(root):
-        endings = [finish(root)] if world_size == 1 else finish_ranks(root, world_size)
-        if any(ending.code for ending in endings):
-            return f"then {endings}"
-    return difference(root, wanted)
+    if world_size > 1:
+        return wrong_end(root, world_size)
+    ending = finish(root)
+    return f"then {ending}" if ending.code else difference(root, reference()[0])
 
 
 @cache

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+import results
+from launcher import Launch
+
 
 def check(done, record, fault, outcome):
     record(fault, trials=done.trials, passed=done.passed, outcome=outcome)
@@ -47,3 +51,18 @@ def test_out_of_memory_in_an_iteration_or_a_save_a_restart_ends_the_same(server,
     done = server.call("deaths:memory_trials", limits)
     assert done.kills >= done.trials // 2
     check(done, record, "out of memory (RLIMIT_AS) in an iteration or a save", "an error, then the same end")
+
+
+@pytest.mark.skipif(not results.is_long(), reason="starts of a launcher: in the long form")
+def test_a_launcher_names_the_rank_that_died_and_leaves_no_process(server, record, tmp_path):
+    failures = []
+    for trial, (rank, iteration) in enumerate(itertools.product((0, 1), (0, 3, 250))):
+        act = ["before_step", iteration, "acts:kill_rank", [rank]]
+        launch = Launch(tmp_path / str(trial), "data.train.loader.num_workers=1", acts=[act])
+        wrong = launch.wrong_ending({137}, says=f"rank {rank} was ended by SIGKILL")
+        wrong = wrong or server.call("ranks:wrong_end", launch.root, overrides=launch.overrides)
+        if wrong:
+            failures.append(f"rank {rank} at {iteration}: {wrong}")
+    outcome = "the rank named, no process left, then the same end"
+    record("death of a rank of hookline train --nproc 2", trials=6, passed=6 - len(failures), outcome=outcome)
+    assert not failures, "\n\n".join(failures[:3])

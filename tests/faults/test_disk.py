@@ -19,22 +19,25 @@ def small_disk(server):
         pytest.skip(reason.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    ("calls", "error"),
-    [
-        (("write",), "ENOSPC"),
-        (("fsync",), "EIO"),
-        (("openat", "mkdir", "rename"), "ENOSPC"),
-        (("write",), "EIO"),
-    ],
-    ids=["write-ENOSPC", "fsync-EIO", "names-ENOSPC", "write-EIO"],
-)
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+NAMES = ("openat", "mkdir", "rename")
+FAILING = [
+    (("write",), "ENOSPC", False),
+    (("write",), "ENOSPC", True),
+    (("write",), "EIO", False),
+    (("write",), "EIO", True),
+    (("fsync",), "EIO", False),
+    (("fsync",), "EIO", True),
+    (NAMES, "ENOSPC", False),
+    (NAMES[1:], "ENOSPC", True),  # nobody refuses to open for reading because a disk is full
+]
+
+
+@pytest.mark.parametrize(("calls", "error", "lasting"), FAILING)
 def test_a_call_that_fails_loses_nothing_that_was_reported(
     server, size, record, strace, calls, error, lasting
 ):
     points = [point for point in server.call("calls:points") if point.call in calls]
-    stride = size(max(len(points) // 2, 1), 1)
+    stride = size(max(len(points) // 2, 1), 4)
     done = server.call("calls:fail_at", points[stride // 2 :: stride], error, lasting=lasting)
     how = "from the N-th call on" if lasting else "at the N-th call"
     outcome = "survived, or one error; last good checkpoint intact; then the same end"
