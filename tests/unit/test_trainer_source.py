@@ -1,0 +1,210 @@
+"""A resumed trainer goes on at the very next batch, whatever loader it was given, and with its generators."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, WeightedRandomSampler
+
+from hookline import Loader
+from hookline.checkpoint import rng
+from hookline.data import generators
+from hookline.trainer.source import Source
+
+
+class Numbers(Dataset):
+    """Its samples also show the random numbers that they were made with."""
+
+    def __init__(self, num: int = 10, generator=None):
+        self.num, self.holder = num, {"generators": [generator]}
+
+    def __len__(self):
+        return self.num
+
+    def __getitem__(self, index):
+        (own,) = self.holder["generators"]
+        draws = {
+            torch.Generator: lambda: torch.rand((), generator=own).item(),
+            np.random.Generator: lambda: own.random(),
+            np.random.RandomState: lambda: own.random_sample(),
+            random.Random: lambda: own.random(),
+        }
+        drawn = draws[type(own)]() if own is not None else 0.0
+        return torch.tensor([index, torch.rand(()), np.random.rand(), random.random(), drawn])
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return (torch.tensor([float(i), torch.rand(())]) for i in range(9))
+
+
+class Weighted(WeightedRandomSampler):
+    def __init__(self):
+        super().__init__([1.0] * 10, 10)
+
+
+def seeded(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+def torch_loader(dataset=None, **options):
+    return DataLoader(dataset or Numbers(), 3, **options)
+
+
+LOADERS = {
+    "torch": lambda: torch_loader(shuffle=True),
+    "torch_in_order": lambda: torch_loader(),
+    "generator_of_the_loader": lambda: torch_loader(shuffle=True, generator=seeded()),
+    "generator_of_the_sampler": lambda: torch_loader(
+        sampler=RandomSampler(Numbers(), replacement=True, generator=seeded())
+    ),
+    "sampler_that_draws": lambda: torch_loader(sampler=Weighted()),
+    "workers": lambda: torch_loader(shuffle=True, num_workers=2, generator=seeded()),
+    "stream": lambda: torch_loader(Stream()),
+    "hookline": lambda: Loader(Numbers(), batch_size=3, seed=2),
+    "torch_generator_of_the_dataset": lambda: Loader(Numbers(generator=seeded()), batch_size=3),
+    "numpy_generator_of_the_dataset": lambda: Loader(
+        Numbers(generator=np.random.default_rng(1)), batch_size=3
+    ),
+    "older_numpy_generator": lambda: Loader(Numbers(generator=np.random.RandomState(1)), batch_size=3),
+    "python_generator": lambda: torch_loader(Numbers(generator=random.Random(1)), shuffle=True),
+}
+BATCHES = 9  # more than two epochs of each
+
+
+def seed_all():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def drawn(source, num):
+    """Yield ``num`` batches as a trainer draws them, which itself draws random numbers in between."""
+    batches = None
+    for _ in range(num):
+        try:
+            batch = next(batches) if batches is not None else next(batches := iter(source))
+        except StopIteration:
+            batch = next(batches := iter(source))
+        torch.rand(2), random.random(), np.random.rand()
+        yield batch.tolist()
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_place_is_taken_up_at_the_very_next_batch(name):
+    seed_all()
+    whole = Source(LOADERS[name]())
+    expected, places = [], []
+    for batch in drawn(whole, BATCHES):
+        expected.append(batch)
+        places.append((whole.state_dict(), rng.capture()))
+    for number in (0, 3, 6) if name == "workers" else range(BATCHES - 1):
+        seed_all()
+        state, generators_then = places[number]
+        resumed = Source(LOADERS[name]())
+        resumed.load_state_dict(state)
+        rng.restore(generators_then)
+        assert [*drawn(resumed, BATCHES - 1 - number)] == expected[number + 1 :]
+
+
+def test_a_place_that_was_loaded_is_the_place_until_it_is_left():
+    seed_all()
+    first, second = Source(LOADERS["torch"]()), Source(LOADERS["torch"]())
+    assert first.state_dict()["num_batches"] == 0
+    [*drawn(first, 2)]
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["num_batches"] == 2
+
+
+def test_batches_that_are_drawn_again_are_told(caplog):
+    first, second = Source(LOADERS["torch"]()), Source(LOADERS["torch"]())
+    [*drawn(first, 2)]
+    second.load_state_dict(first.state_dict())
+    with caplog.at_level(logging.INFO, "hookline"):
+        next(iter(second))
+    assert "Drawing the first 2 batches of this epoch again" in caplog.text
+
+
+def test_an_epoch_that_became_shorter_is_told_and_the_next_one_begins(caplog):
+    first, second = Source(torch_loader()), Source(torch_loader(Numbers(3)))
+    [*drawn(first, 3)]
+    second.load_state_dict(first.state_dict())
+    ((first_of_next,),) = [[batch[0][0] for batch in drawn(second, 1)]]
+    assert first_of_next == 0
+    assert "has 1 batches now, of which 3 had been seen" in caplog.text
+
+
+def test_another_kind_of_loader_begins_anew_and_is_told(caplog):
+    for first, second in (("torch", "hookline"), ("hookline", "torch")):
+        caplog.clear()
+        source, other = Source(LOADERS[first]()), Source(LOADERS[second]())
+        [*drawn(source, 2)]
+        other.load_state_dict(source.state_dict())
+        assert "another kind of data loader" in caplog.text
+        assert other.state_dict() == Source(LOADERS[second]()).state_dict()
+
+
+def test_a_generator_that_is_gone_or_new_is_told(caplog):
+    with_it, without = LOADERS["torch_generator_of_the_dataset"], LOADERS["hookline"]
+    for first, second, said in (
+        (with_it, without, "which the data does not have now"),
+        (without, with_it, "of which nothing was saved"),
+    ):
+        caplog.clear()
+        Source(second()).load_state_dict(Source(first()).state_dict())
+        assert "'dataset.holder.generators.0'" in caplog.text
+        assert said in caplog.text
+
+
+def test_batches_in_a_list_have_no_place():
+    source = Source([1, 2])
+    assert not source.is_resumable
+    assert source.state_dict() == {"generators": {}}
+    assert [*source] == [1, 2]
+
+
+def test_generators_are_named_once_by_the_attributes_that_lead_to_them():
+    shared = seeded()
+    loader = torch_loader(Numbers(generator=shared), shuffle=True, generator=shared)
+    assert [*generators(loader)] == ["generator"]
+
+
+def test_what_holds_itself_or_very_much_is_no_trouble():
+    dataset = Numbers()
+    dataset.self, dataset.many, dataset.system = dataset, [seeded()] * 1000, random.SystemRandom()
+    assert generators(dataset) == {}
+
+
+def test_a_trainer_saves_the_place_of_the_loader_that_it_has_now(make_trainer):
+    trainer = make_trainer()
+    trainer.train(0, 3)
+    assert trainer.state_dict()["data"]["ranks"][0]["loader"]["batch"] == 3
+    trainer.reset_data_loader(lambda: [next(iter(trainer.data_loader))])
+    assert not trainer.is_data_resumable
+    trainer.train(3, 4)
+    assert trainer.state_dict()["data"] == {"ranks": [{"generators": {}}]}
+
+
+def test_microbatches_of_an_iteration_that_ends_in_the_next_epoch_are_not_seen_twice(make_trainer):
+    def trainer():
+        seed_all()
+        made = make_trainer(accumulate=3)
+        made.data_loader = torch_loader(shuffle=True, generator=seeded())
+        made.run_step = lambda: seen.append([made._next_batch().tolist() for _ in range(3)])
+        return made
+
+    seen = []
+    whole = trainer()
+    whole.train(0, 6)
+    expected, seen = seen, []
+    first = trainer()
+    first.train(0, 3)  # 9 batches of epochs of 4: the second iteration ends in the next epoch
+    state = first.state_dict()
+    second = trainer()
+    second.load_state_dict(state)
+    second.train(3, 6)
+    assert seen == expected
