@@ -157,7 +157,13 @@ def test_a_run_that_starts_over_begins_anew(tmp_path):
 
 @pytest.mark.parametrize(
     ("damage", "got"),
-    [("cut", "4 rows"), ("gone", "0 rows"), ("edited", "other ones"), ("header", "other ones")],
+    [
+        ("cut", "4 rows"),
+        ("gone", "0 rows"),
+        ("names", "0 rows"),
+        ("edited", "other ones"),
+        ("header", "other ones"),
+    ],
 )
 def test_a_table_that_changed_before_the_position_is_refused_and_left_as_it_is(tmp_path, damage, got):
     position = write(tmp_path, [scalars(i, a=1.0) for i in range(5)])
@@ -167,6 +173,7 @@ def test_a_table_that_changed_before_the_position_is_refused_and_left_as_it_is(t
         path.unlink()
     else:
         edits = {
+            "names": b'"iterat',
             "cut": text[: text.rindex(b"4,")],
             "edited": text.replace(b"1.0", b"1.5", 1),
             "header": b"x" + text,

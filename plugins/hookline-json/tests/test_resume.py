@@ -174,7 +174,7 @@ def text(path):
 
 tell(folder / "whole", events, None, 1)
 start = 4 if is_saved else 0
-first, again = 0, 3
+first, again = int(is_saved), 3
 while True:
     run_dir = folder / str(first)
     position = tell(run_dir, events[:start], None, 1) if is_saved else None
@@ -193,7 +193,8 @@ while True:
     assert not list(run_dir.glob(".tmp-*")), first
     if not both:
         break
-    first, again = first + 1, (first * 7 + 3) % 120
+    # Each second line: the other way to begin takes much the same ones.
+    first, again = first + 2, (first * 7 + 3) % 120
 print(first)
 """
 
@@ -223,6 +224,20 @@ def test_a_copy_whose_file_was_cut_by_hand_is_kept(tmp_path, training, tell):
     (tmp_path / ".tmp-metrics.orphaned-2.jsonl.999999").write_bytes(b"{}\n")
     tell(tmp_path, [], position, generation=3)
     assert orphans(tmp_path) == {"metrics.orphaned-2.jsonl": [b"{}\n"]}
+
+
+def test_a_copy_of_what_was_not_cut_off_is_of_no_use(tmp_path, training, tell):
+    events = training()
+    position = tell(tmp_path, events[:10], generation=1)
+    num_kept = len(lines(tmp_path / "metrics.jsonl"))
+    tell(tmp_path, events[10:], position, generation=2)
+    end = lines(tmp_path / "metrics.jsonl")[num_kept:]
+    # Killed while it was copied.
+    copy = tmp_path / f".tmp-metrics.orphaned-3.jsonl.{position['metrics']['size_bytes']}"
+    copy.write_bytes(b"".join(end)[:20])
+    tell(tmp_path, [], position, generation=4)
+    assert orphans(tmp_path) == {"metrics.orphaned-4.jsonl": end}
+    assert not copy.exists()
 
 
 def test_an_earlier_checkpoint_than_that_of_an_unfinished_move_keeps_both_ends(tmp_path, training, tell):

@@ -66,8 +66,8 @@ class CSVWriter(EventWriter):
 
     def close(self, status: str) -> None:
         """Close the file."""
-        if self._table is not None:
-            self._table.close()
+        assert self._table is not None
+        self._table.close()
 
 
 def _rows(table: EventTable, columns: Sequence[str]) -> Iterator[list[str]]:

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,8 @@ class LineFile:
         return {"size_bytes": self._size_bytes, "sha256": self._hash.hexdigest()}
 
     def close(self) -> None:
-        """Close the file; it can be called again."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Close the file; no call follows."""
+        os.close(self._descriptor)
 
     def _check(self, position: Mapping[str, Any]) -> None:
         """Return if the file begins with what was in it at ``position``."""
@@ -166,12 +164,9 @@ def _finish_move(path: Path) -> None:
 
 def _free_name(path: Path, generation: int) -> Path:
     """Return where to move what is cut off: a second time under one number, with a second number."""
-    for number in count(1):
-        again = "" if number == 1 else f"-{number}"
-        orphan = path.with_name(f"{path.stem}.orphaned-{generation}{again}{path.suffix}")
-        if not os.path.lexists(orphan):
-            break
-    return orphan
+    numbers = chain([""], (f"-{number}" for number in count(2)))
+    orphans = (path.with_name(f"{path.stem}.orphaned-{generation}{end}{path.suffix}") for end in numbers)
+    return next(orphan for orphan in orphans if not os.path.lexists(orphan))
 
 
 def _size_bytes(path: Path) -> int:
