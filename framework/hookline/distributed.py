@@ -238,7 +238,10 @@ def _connected(timeout: timedelta) -> Any:
 
     global _store
     if _store is None:
-        _store, _, _ = next(rendezvous("env://", timeout=timeout))
+        shared, _, _ = next(rendezvous("env://", timeout=timeout))
+        # Ranks that torchrun starts anew may be given the store of those before them, with their words in it.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        _store = dist.PrefixStore(f"hookline/attempt_{attempt}", shared)  # type: ignore[attr-defined]
     return _store
 
 

@@ -16,6 +16,7 @@ import torch
 
 from hookline import ConfigError, load_config, load_model
 from hookline.environment import set_up
+from hookline.rundir import RunDir
 
 TWO_RANKS = Path(__file__).parent / "two_ranks"
 TIMEOUT_S = 100
@@ -91,31 +92,52 @@ def saved(run: Path, iteration: int) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def test_a_run_that_ctrl_c_paused_ends_to_the_byte_like_one_that_torchrun_ran_whole(
+def test_a_run_whose_rank_was_killed_is_started_anew_by_torchrun_and_ends_to_the_byte(
     tmp_path, ranks, train, start
 ):
-    process, stdout, stderr = start([*TORCHRUN, *train("whole")])
+    codes, told = ranks.run_ranks(train("whole"), tmp_path)
+    assert codes == [0, 0], told
+    elastic = [*TORCHRUN[:5], "--max-restarts", "1", *TORCHRUN[5:]]
+    options = ["hooks.checkpoint.period=2", "hooks+={./parts.py:Trouble: {kind: SIGKILL}}"]
+    process, stdout, stderr = start([*elastic, *train("killed", *options, "--resume", "auto")])
     assert process.wait(TIMEOUT_S) == 0, stderr.read_text()
+    assert stdout.read_text().count("No run of 'line' to resume") == 1
+    assert stdout.read_text().count("resumed   from iter_0000001\n") == 1
+    whole, killed = (run_in(tmp_path / name) for name in ("whole", "killed"))
+    assert status(killed)["state"] == "finished"
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert saved(killed, 19) == saved(whole, 19)
+    pids = (killed / "pids").read_text().split()
+    assert len(pids) == 4
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_run_that_ctrl_c_paused_ends_to_the_byte_like_one_that_ran_whole(tmp_path, ranks, train, start):
+    codes, told = ranks.run_ranks(train("whole"), tmp_path)
+    assert codes == [0, 0], told
     whole = run_in(tmp_path / "whole")
-    assert stderr.read_text() == ""
-    assert stdout.read_text().count("status") == stdout.read_text().count("2 processes") == 1
+    assert told[0].count("status") == told[0].count("2 processes") == 1
     assert [line["iteration"] for line in lines(whole / "metrics.jsonl")] == list(range(20))
 
-    process, stdout, stderr = start(
-        [*HOOKLINE, *train("parts", "--nproc", "2", "data.train.slow_s=0.1", "train.max_iter=20")]
-    )
+    options = ["data.train.slow_s=0.1", "train.max_iter=20", "hooks.checkpoint.period=0"]
+    process, stdout, stderr = start([*HOOKLINE, *train("parts", "--nproc", "2", *options)])
     wait_for("iter 5/20", stdout)
+    process.send_signal(signal.SIGUSR1)  # the launcher hands it on
+    parts = run_in(tmp_path / "parts")
+    wait_for("", parts / "checkpoints/latest")
+    assert status(parts)["state"] == "running"
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130, stderr.read_text()
-    parts = run_in(tmp_path / "parts")
     assert stderr.read_text() == ""
+    assert stdout.read_text().count("[rank 0] warning: SIGUSR1: saving") == 1
     assert stdout.read_text().count("[rank 0] warning: SIGINT: pausing") == 1
     assert stdout.read_text().count("SIGINT: pausing") == 1
     found = status(parts)
     assert (found["state"], found["reason"]) == ("paused", "SIGINT")
-    assert found["iteration"] in (10, 15)
+    assert len(list((parts / "checkpoints").glob("iter_*"))) == 2
     log = (parts / "log.txt").read_text()
-    assert all(f"rank{rank} hookline.trainer.interrupts: SIGINT: pausing" in log for rank in range(2))
+    for said in ("SIGINT: pausing", "SIGUSR1: saving"):
+        assert all(f"rank{rank} hookline.trainer.interrupts: {said}" in log for rank in range(2))
     shutil.copytree(tmp_path / "parts", tmp_path / "alone", symlinks=True)
 
     codes, printed = ranks.run_ranks(train("parts", "--resume", str(parts)), tmp_path)
@@ -218,16 +240,57 @@ def test_a_wish_to_stop_on_one_rank_ends_both_at_the_end_of_the_period(tmp_path,
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_to_one_rank_pauses_both_at_the_end_of_the_period(tmp_path, ranks, train, name, code):
+def test_a_signal_to_one_rank_and_its_workers_pauses_both_with_the_same_iteration(
+    tmp_path, ranks, train, name, code
+):
     hooks = f"hooks+={{./parts.py:Trouble: {{kind: {name}}}}}"
-    workers = "data.train.loader.num_workers=1"  # in the process group that is sent the signal
-    codes, printed = ranks.run_ranks(train("runs", hooks, workers), tmp_path)
+    codes, printed = ranks.run_ranks(train("runs", hooks, "data.train.loader.num_workers=1"), tmp_path)
     assert codes == [code, code], printed
     run = run_in(tmp_path / "runs")
     found = status(run)
-    assert (found["state"], found["iteration"], found["reason"]) == ("paused", 5, name)
-    assert [line["iteration"] for line in lines(run / "metrics.jsonl")] == list(range(5))
-    assert saved(run, 4)
+    assert (found["state"], found["reason"]) == ("paused", name)
+    # The next period ends after 5; ranks ask each other before that where an iteration took long.
+    assert found["iteration"] in (4, 5)
+    assert [line["iteration"] for line in lines(run / "metrics.jsonl")] == list(range(found["iteration"]))
+    assert saved(run, found["iteration"] - 1)
+
+
+def test_sigusr1_to_one_rank_and_its_workers_saves_on_all_and_the_run_goes_on(tmp_path, ranks, train):
+    options = ["hooks+={./parts.py:Trouble: {kind: SIGUSR1}}", "data.train.loader.num_workers=1"]
+    codes, printed = ranks.run_ranks(train("runs", *options), tmp_path)
+    assert codes == [0, 0], printed
+    run = run_in(tmp_path / "runs")
+    assert [line["iteration"] for line in lines(run / "metrics.jsonl")] == list(range(20))
+    asked, *others = sorted(path.name for path in (run / "checkpoints").glob("iter_*"))
+    assert asked in ("iter_0000003", "iter_0000004")
+    assert others == ["iter_0000009", "iter_0000019"]
+    assert saved(run, int(asked[-1]))
+
+
+def test_all_ranks_are_told_of_what_only_one_finds_out(tmp_path, ranks, train):
+    assert ranks.run_ranks(train("runs", "train.stop_at=5"), tmp_path)[0] == [0, 0]
+    run = run_in(tmp_path / "runs")
+    # Outside: to close the lock's file, read or not, would free it.
+    before = {
+        path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "generation"
+    }
+    with RunDir.open(run).held():
+        codes, printed = ranks.run_ranks(train("runs", "--resume", "auto"), tmp_path / "runs")
+    assert {path: path.read_bytes() for path in before} == before
+    assert codes == [2, 2], printed
+    assert printed[0].count("expected one that nobody trains in") == len(printed[0].splitlines()) == 1
+    assert printed[1] == ""
+
+
+def test_a_time_limit_ends_all_ranks_with_the_same_iteration(tmp_path, ranks, train):
+    options = ["data.train.slow_s=0.1", "train.max_iter=500", "--time-limit", "5s"]
+    codes, printed = ranks.run_ranks(train("runs", *options), tmp_path)
+    assert codes == [75, 75], printed
+    run = run_in(tmp_path / "runs")
+    found = status(run)
+    assert (found["state"], found["reason"]) == ("paused", "time limit of 5s")
+    if found["iteration"]:
+        assert saved(run, found["iteration"] - 1)
 
 
 def test_ranks_whose_launcher_was_killed_save_and_end(tmp_path, ranks, train):

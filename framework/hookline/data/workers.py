@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterable, Iterator
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 from hookline.data.batches import MakeBatch, MapDataset, batch_maker
 
 __all__ = ["Workers", "jobs", "seed_from"]
-
-_GRACE_S = 30  # as batch systems give between asking a job to end and ending it
 
 Job = tuple[tuple[int, int, int, int], list[int]]
 """What a batch is made from: parts of its seed, and indices of its samples."""
@@ -100,15 +99,20 @@ class _Batches(Dataset[Any]):
 def _leave_signals_to_the_run(worker: int) -> None:
     """Let what is sent to all processes pause or save the run, which ends its workers when it ends.
 
-    SLURM sends it to each process of a job by itself, others to the process group.
+    Some send it to the process group, and SLURM to each process of a job by itself.
     """
     os.setpgid(0, 0)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
+    run = multiprocessing.parent_process()
+    if run is not None and hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by, args=(run.pid,), daemon=True).start()
 
 
-def _end_later(number: int, frame: FrameType | None) -> None:
-    signal.alarm(_GRACE_S)  # for one that hangs
+def _end_when_told_by(run: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)
 
 
 def _unchanged(batch: Any) -> Any:

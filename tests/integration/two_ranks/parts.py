@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from hookline import EventWriter, HookBase
+
+CHILDREN = Path("/proc/self/task")
 
 
 class Line(nn.Module):
@@ -44,13 +48,21 @@ class Points(torch.utils.data.Dataset):
 
 
 class Trouble(HookBase):
-    """On rank 1, at iteration 3: an error, a NaN, a wish to stop, or a signal, by its name."""
+    """On rank 1, at iteration 3: an error, a NaN, a wish to stop, or a signal, by its name.
+
+    Who torchrun has started anew makes none.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
+    def before_train(self) -> None:
+        with (self.trainer.run_dir / "pids").open("a") as file:
+            print(os.getpid(), file=file)
+
     def before_step(self) -> None:
-        if self.trainer.iter != 3 or os.environ["RANK"] != "1":
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if self.trainer.iter != 3 or os.environ["RANK"] != "1" or restarts != "0":
             return
         if self.kind == "error":
             raise KeyError("no such sample")
@@ -60,7 +72,10 @@ class Trouble(HookBase):
         elif self.kind == "stop":
             self.trainer.request_stop("rank 1 has had enough")
         else:
-            os.killpg(0, signal.Signals[self.kind])  # as torchrun does: data workers get it too
+            # As SLURM does: data workers get it, too, and not from their run, which may end them.
+            children = [pid for path in CHILDREN.glob("*/children") for pid in path.read_text().split()]
+            subprocess.run(["kill", "-s", self.kind.removeprefix("SIG"), *children, str(os.getpid())])
+            os.killpg(0, signal.Signals[self.kind])  # as torchrun does
 
     def after_step(self) -> None:
         if self.kind == "nan" and self.trainer.iter == 3 and os.environ["RANK"] == "0":
