@@ -28,7 +28,7 @@ from hookline.plugins import lint_writer
 from hookline.resuming import to_resume
 from hookline.run_logs import attach_log, collected_logs, log_error
 from hookline.rundir import RunDir
-from hookline.trainer import SimpleTrainer, load_weights, saved_weights
+from hookline.trainer import SimpleTrainer, load_weights, restoring, saved_weights, say_if_exit
 
 __all__ = ["DefaultTrainer", "load_model", "trainer_class"]
 
@@ -218,9 +218,14 @@ class DefaultTrainer(SimpleTrainer):
             if found is not None:
                 self._run, self.run_dir = RunDir(found), found
             if path is not None:
-                self.load_state_dict(checkpoint.load(path))
+                with restoring(path):
+                    self.load_state_dict(checkpoint.load(path))
                 self.resumed_from, self._next_iter = path, self.iter
-                self.hooks.call("after_load", trainer=self, path=path)
+                try:
+                    self.hooks.call("after_load", trainer=self, path=path)
+                except BaseException as error:
+                    say_if_exit(error)
+                    raise
         self._early_records += records
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,18 +246,17 @@ class DefaultTrainer(SimpleTrainer):
 
         Plugins that are others now are told of, or refused, as the config's ``plugins.on_change`` says; by
         default nothing is refused to a trainer that was asked for without plugins.
+
+        Raises:
+            CheckpointError: If it is the state of another model, optimizer or loader.
+            PluginError: If it was made with other plugins, and ``plugins.on_change`` is against that.
         """
+        if "fingerprint" in state:
+            fingerprint.tell(state["fingerprint"], self._fingerprint, self.config)
         chosen = self.config.plugins.on_change
         where = self.config.where("plugins.on_change") if chosen else "plugins.on_change (default)"
         policy = chosen or (None if self.has_plugins else "warn")
         super().load_state_dict(lock.agreed(state, self._plugins_now(), where, policy))
-
-        if "fingerprint" in state:
-            fingerprint.tell(state["fingerprint"], self._fingerprint, self.config)
-    def _plugins_now(self) -> dict[str, Any]:
-        return lock.record(self.config, self.hooks, self.writers)
-
-    def load_weights(self, source: str | Path, weights_of: str | None = None) -> None:
         ranks = state.get("evaluations", {"ranks": []})["ranks"]
         is_same = len(ranks) == distributed.world_size()
         self._saved_evaluations = dict(ranks[distributed.rank()]) if is_same else {}
@@ -263,6 +267,11 @@ class DefaultTrainer(SimpleTrainer):
         if name in self._saved_evaluations:
             saved = self._saved_evaluations.pop(name)
             load_evaluation_state(self._eval_loaders[name], self._evaluators[name], saved)
+
+    def _plugins_now(self) -> dict[str, Any]:
+        return lock.record(self.config, self.hooks, self.writers)
+
+    def load_weights(self, source: str | Path, weights_of: str | None = None) -> None:
         """Load the model's weights, and nothing else, from a run, a checkpoint or a ``.safetensors`` file.
 
         See `load_model` for ``weights_of``.
@@ -308,13 +317,13 @@ class DefaultTrainer(SimpleTrainer):
         }
         self._eval_loaders: dict[str, Iterable[Any]] = {}
         self._evaluators: dict[str, Mapping[str, Any]] = {}
+        self._saved_evaluations = {}
+        self._fingerprint = fingerprint.record(self.config, type(self), target_device)
         self.build_hooks()
         if self.smoke:
             self._complete_smoke()
 
     @classmethod
-        self._saved_evaluations = {}
-        self._fingerprint = fingerprint.record(self.config, type(self), target_device)
     def planned(cls, config: Config, plugins: bool = True) -> Plan:
         """Return what this class would build of ``config``, imported and checked; see `Plan.problems`."""
         own = vars(DefaultTrainer)

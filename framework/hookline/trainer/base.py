@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hookline import distributed
 from hookline.checkpoint import rng
-from hookline.errors import PluginError, RunError, notes
+from hookline.errors import PluginError, RunError
 from hookline.events import Events, EventStorage
 from hookline.hookspecs import HookBase
 from hookline.plugins import HookManager, load_states, states
 from hookline.trainer.cost import Cost
 from hookline.trainer.ending import Ending, Status
+from hookline.trainer.restoring import say_if_exit
 from hookline.trainer.sync_check import SyncCheck, SyncCheckMode, checking
 
 if TYPE_CHECKING:
@@ -376,8 +377,7 @@ class TrainerBase:
 
     def _fail(self, error: BaseException) -> None:
         self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
-        if isinstance(error, SystemExit):  # Python ends without a word about it
-            _log.error("%s", "\n".join([self.reason, *notes(error)]))
+        say_if_exit(error)
         _report(self.hooks.call_each("on_error", trainer=self, error=error), "on_error")
 
     def _end(self, error: BaseException | None) -> BaseException | None:

@@ -1,15 +1,18 @@
-"""What a state that does not fit is called."""
+"""What is said of a state that does not fit, and of an exception that Python says nothing of."""
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hookline.errors import CheckpointError, HooklineError
+from hookline.errors import CheckpointError, HooklineError, notes
 
-__all__ = ["restoring"]
+__all__ = ["restoring", "say_if_exit"]
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -33,3 +36,9 @@ def restoring(path: Path) -> Iterator[None]:
             f"({type(error).__name__}: {error}; at {at.filename}:{at.lineno}). Use the code and the config "
             "that it was saved with."
         ) from error
+
+
+def say_if_exit(error: BaseException) -> None:
+    """Log ``error`` if it ends a program without a word; who asked for that is in its notes."""
+    if isinstance(error, SystemExit):
+        _log.error("%s", "\n".join([f"{type(error).__name__}: {error}", *notes(error)]))
