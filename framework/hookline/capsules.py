@@ -18,6 +18,7 @@ __all__ = ["Capsule", "find", "folder_of", "leaves", "parts", "read", "write"]
 
 _VERSION = 1
 _NAMES = "iter_*"
+_SAMPLE = {"epoch", "batch", "indices"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,17 @@ class Capsule:
 
 
 _PARTS = ("batches", "rng", "weights")
+_WHOLE, _TEXT = (int,), (str, type(None))
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("iteration", "max_iter", "rank", "world_size", "generation"), _WHOLE),
+    **dict.fromkeys(("config", "checkpoint"), _TEXT),
+    **dict.fromkeys(("why", "unstored"), (str,)),
+    **dict.fromkeys(("values", "rng", "versions"), (dict,)),
+    **dict.fromkeys(("batches", "samples"), (list, type(None))),
+    "median": (float, type(None)),
+    "is_drawn": (bool,),
+    "weights": (Mapping, type(None)),
+}
 _ABOUT = [one.name for one in fields(Capsule) if one.name not in _PARTS]
 
 
@@ -143,6 +155,7 @@ def read(path: Path) -> Capsule:
         capsule = Capsule(**{**about, **{name: state.get(name) for name in _PARTS}})
     except TypeError as error:
         raise CheckpointError(str(Problem(f"replay: {path}", "a whole capsule", str(error)))) from error
+    _check_types(capsule, path)
     if capsule.rank and capsule.weights is None:
         return dataclasses.replace(capsule, weights=_weights_of_main(path))
     return capsule
@@ -169,6 +182,18 @@ def parts(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, item in items:
         yield from parts(item, f"{name}.{key}".lstrip("."))
+
+
+def _check_types(capsule: Capsule, path: Path) -> None:
+    """Return if nothing in ``capsule`` is of a type that `write` never puts there."""
+    wrong = [name for name, types in _TYPES.items() if not isinstance(getattr(capsule, name), types)]
+    if not all(isinstance(value, float) for value in dict(capsule.values).values()):
+        wrong.append("values")
+    is_whole = all(isinstance(one, dict) and one.keys() == _SAMPLE for one in capsule.samples or ())
+    if not is_whole or (capsule.samples and len(capsule.samples) != len(capsule.batches or capsule.samples)):
+        wrong.append("samples")
+    if wrong:
+        raise CheckpointError(str(Problem(f"replay: {path}", "a whole capsule", f"another {wrong[0]}")))
 
 
 def _storable(capsule: Capsule) -> Capsule:

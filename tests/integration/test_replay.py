@@ -114,6 +114,7 @@ run: {name: trouble}
 model: {target: ./trouble.py:Net}
 data: {train: {target: ./trouble.py:Points, loader: {batch_size: 8, shuffle: false}}}
 optimizer: {target: torch.optim.AdamW, lr: 0.01}
+schedule: {target: hookline.schedules:Cosine, warmup_iters: 2}
 train: {max_iter: 7, device: cpu, threads: 1, log_period: 3}
 hooks:
   - capsule: {}

@@ -18,7 +18,7 @@ from hookline.capsules import Capsule
 from hookline.config import Config, load_config
 from hookline.data import Loader
 from hookline.default import DefaultTrainer, trainer_class
-from hookline.errors import CheckpointError, ConfigError, HooklineError, Problem, RunError
+from hookline.errors import CheckpointError, ConfigError, HooklineError, Problem, RunError, add_note
 from hookline.events import Events, EventStorage
 from hookline.nesting import map_tensors
 from hookline.origin import Watch, is_bad
@@ -136,10 +136,15 @@ class _Rerun:
             if self.trainer.iter != self.capsule.iteration:
                 run_step()
                 return
-            with self._watching:
-                if not self.capsule.is_drawn:
-                    self._begin()
-                run_step()
+            try:
+                with self._watching:
+                    if not self.capsule.is_drawn:
+                        self._begin()
+                    run_step()
+            except Exception as error:
+                if self.found.watch is not None:
+                    add_note(error, "It was raised while each operation was looked at: try --no-anomaly.")
+                raise
 
         # Not by a hook of our own: it would take part in the order of the others.
         setattr(self.trainer, "run_step", watched)  # noqa: B010
@@ -153,7 +158,12 @@ class _Rerun:
     def _begin(self) -> None:
         """Put the random generators where they were, and watch from here on."""
         found, trainer = self.found, self.trainer
-        checkpoint.restore(self.capsule.rng)
+        try:
+            checkpoint.restore(self.capsule.rng)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"replay: {found.path}: expected the state of random generators, got: {error}."
+            ) from error
         batches = self.capsule.batches if not self.capsule.unstored else trainer.microbatches
         found.parts = parts_of(batches or trainer.microbatches, self.capsule)
         found.bad_weights = [name for name, p in trainer.model.named_parameters() if is_bad(p.detach())]
