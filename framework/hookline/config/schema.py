@@ -223,7 +223,8 @@ class Plugins:
 
     Args:
         on_change: What happens when a run is resumed with other plugins than it was saved with; by default
-            ``error`` where a saved state would be lost, else ``warn``.
+            ``error`` where a saved state would be lost, else ``warn``. Another ``model.target`` is an error
+            unless it is ``warn`` or ``ignore``.
     """
 
     on_change: Literal["error", "warn", "ignore"] | None = None
