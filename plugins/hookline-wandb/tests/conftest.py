@@ -54,6 +54,7 @@ class Server:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.offsets: list[int] = []
         self.runs: list[dict[str, Any]] = []
         self.exit_codes: list[int] = []
         self.status = 200
@@ -95,8 +96,10 @@ class Server:
         return {"data": answer(query.get("variables", {})) if answer else {}}
 
     def stream(self, told: dict[str, Any]) -> dict[str, Any]:
-        lines = told.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
-        self.rows += map(json.loads, lines)
+        history = told.get("files", {}).get("wandb-history.jsonl", {"content": []})
+        self.rows += map(json.loads, history["content"])
+        if history["content"]:
+            self.offsets.append(history["offset"])
         if told.get("complete"):
             self.exit_codes.append(told["exitcode"])
         return {}

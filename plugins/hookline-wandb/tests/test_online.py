@@ -144,6 +144,32 @@ def test_what_was_uploaded_long_ago_is_not_in_a_checkpoint(run, server, training
     writer.close("finished")
 
 
+def test_folders_of_an_offline_run_are_joined_when_they_are_uploaded(run, server, training):
+    writer = WandbWriter(mode="offline")
+    writer.open(run)
+    writer.write(training(0, 33))
+    state = writer.state_dict()
+    writer.close("paused")
+    sync(*run.dir.glob("wandb/offline-run-*"))  # as one may in between
+    writer = WandbWriter(mode="offline")
+    writer.load_state_dict(json.loads(json.dumps(state)))
+    writer.open(replace(run, start_iter=33))
+    writer.write(training(33, 55))
+    writer.close("finished")
+    sync(*run.dir.glob("wandb/offline-run-*"))
+    assert points(server, "total_loss") == LOSSES
+    assert points(server, "eval/loss") == EVALS
+    # W&B would write those over others that do not follow them.
+    assert server.offsets == [0, 4]
+    assert {variables["name"] for variables in server.runs} == {run.id}
+
+
+def sync(*folders):
+    command = [sys.executable, "-m", "wandb", "sync", *folders]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_paused_run_goes_on_within_its_period(run, server, training):
     writer = WandbWriter()
     writer.open(run)

@@ -103,7 +103,8 @@ def _init(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
         dir=run.dir,
         config=dict(run.config),
         reinit="create_new",
-        resume="allow" if chosen.get("mode", settings.mode) == "online" else None,
+        # Offline too: without it `wandb sync` writes the rows of a second folder over those of the first.
+        resume="allow",
         settings=wandb.Settings(**SETTINGS, init_timeout=init_timeout_s),
     )
 
