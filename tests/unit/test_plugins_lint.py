@@ -326,6 +326,29 @@ def test_the_faults_of_a_writer_are_found(make):
     assert "never run" in found["w.write"]
 
 
+class Journal(Writer):
+    journal = True
+
+    def read(self, run_dir):
+        yield from run_dir.iterdir()
+
+
+class WrongJournal(Writer):
+    journal = True
+
+    async def read(self, run_dir):
+        yield run_dir
+
+
+def test_a_journal_may_be_read_by_a_generator_that_runs_and_need_not_be_readable():
+    assert faults(Journal, kind="writer") == []
+    assert faults(type("Closed", (Writer,), {"journal": True}), kind="writer") == []
+    (fault,) = faults(WrongJournal, "w", kind="writer")
+    assert (fault.where, "never run" in str(fault)) == ("w.read", True)
+    (fault,) = faults(writer_with("read", lambda self: None), "w", kind="writer")
+    assert "takes 1 argument beside self" in str(fault)
+
+
 @pytest.mark.parametrize(
     ("plugin", "word"), [(Abstract, "one without write"), (Fine, "the class Fine"), (object(), "an object")]
 )
@@ -363,6 +386,7 @@ def hook_with(name, value):
         ("load_state_dcit", "Did you mean 'load_state_dict'?"),
         ("statedict", "Did you mean 'state_dict'?"),
         ("view_comand", "Did you mean 'view_command'?"),
+        ("raed", "Did you mean 'read'?"),
         ("after_step", "Writers have no hooks"),
         ("after_setp", "Did you mean 'after_step'?"),
     ],
@@ -393,6 +417,10 @@ def test_a_hook_that_is_marked_in_a_writer_is_refused():
         "write_row",
         "flush",
         "states",
+        "reader",
+        "reads",
+        "read_rows",
+        "load",
         "to_state_dict",
         "save_state_dict",
         "load_state",

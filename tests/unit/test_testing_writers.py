@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from hookline import EventWriter, RunError
+from hookline import Events, EventWriter, RunError, Scalar
 from hookline.testing import MemoryWriter, assert_plugin_conforms
 
 
@@ -133,6 +133,54 @@ def test_a_service_that_takes_nothing_back_may_be_told_twice_but_not_of_less():
 
     said = complaint(Skipping, read=read, exactly_once=False)
     assert "state: Skipping: expected the same record of a run that paused and was resumed, got no (" in said
+
+
+class Journal(Lines):
+    """A right journal that can be read back, from a line an iteration."""
+
+    journal = True
+
+    def read(self, run_dir):
+        for line in (run_dir / f"Journal-{self.file}").read_text().splitlines():
+            iteration, texts, *scalars = json.loads(line)
+            yield Events(iteration, 0.0, {name: Scalar(float(value)) for name, value in scalars}, texts=texts)
+
+    def open(self, run):
+        super().open(replace(run, writer="Journal"))
+
+    def line(self, event):
+        scalars = [[name, str(scalar.value)] for name, scalar in event.scalars.items()]
+        return json.dumps([event.iteration, event.texts, *scalars]) + "\n"
+
+
+def test_a_journal_conforms_with_and_without_a_way_to_read_it():
+    assert_plugin_conforms(Journal)
+
+    class Closed(Journal):
+        read = EventWriter.read
+
+    assert_plugin_conforms(Closed)
+
+
+def test_a_journal_that_reads_back_something_else_is_told():
+    class Forgetting(Journal):
+        def read(self, run_dir):
+            return (event for event in super().read(run_dir) if event.iteration != 9)
+
+    class Mixing(Journal):
+        def read(self, run_dir):
+            return iter([*super().read(run_dir)][::-1])
+
+    class Changing(Journal):
+        def read(self, run_dir):
+            found = [*super().read(run_dir)]
+            (run_dir / f"Journal-{self.file}").write_text("read")
+            return iter(found)
+
+    said = {plugin: complaint(plugin) for plugin in (Forgetting, Mixing, Changing)}
+    assert "journal: Forgetting: expected the same record of what read() yields, got in" in said[Forgetting]
+    assert "journal: Mixing.read: expected iterations that ascend, got [23, 22," in said[Mixing]
+    assert "journal: Changing.read: expected the record to be left as it is" in said[Changing]
 
 
 # -- code and options -------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def _check_writer(subject: Subject, bench: WriterBench) -> None:
         ("delivery", lambda: writers.is_delivered_to(bench)),
         ("state", lambda: writers.resumes(bench)),
         ("close", lambda: writers.closes(bench)),
+        ("journal", lambda: writers.reads_back(bench)),
         ("twice", lambda: writers.works_twice(bench)),
         ("errors", lambda: writers.goes_back(bench)),
     ]

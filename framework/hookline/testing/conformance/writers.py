@@ -26,6 +26,7 @@ __all__ = [
     "closes",
     "goes_back",
     "is_delivered_to",
+    "reads_back",
     "records",
     "resumes",
     "takes_any_portions",
@@ -128,6 +129,31 @@ def closes(bench: WriterBench) -> None:
             if not isinstance(command, str | None):
                 mend = "Return a shell command, or None"
                 raise refused(f"{bench.name}.view_command", "a string or None", repr(command), mend)
+
+
+def reads_back(bench: WriterBench) -> None:
+    """Check that what a journal reads back is recorded alike, if it can be read back."""
+    run, writer = bench.new_run(), bench.subject.new()
+    if not writer.journal or type(writer).read is EventWriter.read:
+        return
+    writer.open(run)
+    bench.tell(writer, bench.events)
+    writer.close("finished")
+    before = bench.read(run)
+    events = list(bench.subject.new().read(run.dir))
+    where = f"{bench.name}.read"
+    if bench.read(run).digest != before.digest:
+        raise refused(where, "the record to be left as it is", "another one", "Read, and write nothing")
+    iterations = [event.iteration for event in events]
+    if iterations != sorted(set(iterations)):
+        mend = "Yield one Events for each iteration, in their order"
+        raise refused(where, "iterations that ascend", str(iterations), mend)
+    again, other = bench.new_run(), bench.subject.new()
+    other.open(again)
+    bench.tell(other, events)
+    other.close("finished")
+    mend = "Yield all that is recorded, as it was told"
+    bench.compare(bench.read(again), "the same record of what read() yields", mend)
 
 
 def works_twice(bench: WriterBench) -> None:
