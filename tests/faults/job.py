@@ -250,7 +250,7 @@ def kill_trials(
     seed: int = 0,
     overrides: Sequence[str] = (),
     patches: Sequence[Patch] = (),
-    max_kills: int = 4,
+    max_kills: int = 6,
     max_failures: int = 10,
 ) -> Trials:
     """Kill the job at random instants, one to ``max_kills`` times a trial, and let it go on to its end.

@@ -9,7 +9,7 @@ def check(done, record, fault, outcome):
 
 
 def test_clock_jumps_between_and_within_attempts_change_nothing(server, size, record):
-    done = server.call("rivals:clock_trials", size(6, 100))
+    done = server.call("rivals:clock_trials", size(3, 100))
     check(done, record, "clock jumps of up to an hour, with kills", "the same end, ordered by iteration only")
 
 

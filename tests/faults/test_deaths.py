@@ -41,7 +41,7 @@ def test_a_killed_run_leaves_no_loader_process(server, size, record):
 
 
 def test_out_of_memory_in_an_iteration_or_a_save_a_restart_ends_the_same(server, size, record):
-    kilobytes = size([0, 1024], [0, 64, 256, 1024, 4096, 16384])
+    kilobytes = size([256], [0, 64, 256, 1024, 4096, 16384])
     limits = [
         (hook, iteration, number * 1024)
         for hook in ("before_step", "after_step")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+SHORTER = ("train.max_iter=5", "hooks.checkpoint.period=2")
+"""Three saves instead of four, for the quick form."""
+
 
 def check(done, record, fault):
     """Write down what came of the kills, and fail if one run ended otherwise than undisturbed."""
@@ -13,13 +16,14 @@ def check(done, record, fault):
 
 
 def test_killed_at_random_instants_a_run_ends_as_if_it_had_not_been(server, size, record):
-    done = server.call("job:kill_trials", size(100, 1000), seed=1)
+    done = server.call("job:kill_trials", size(100, 1000), seed=1, overrides=size(SHORTER, ()))
     assert done.kills >= size(100, 1000)
     check(done, record, "kill -9 at random instants")
 
 
 def test_a_harness_that_forgets_the_rng_is_caught(server):
-    done = server.call("job:kill_trials", 40, seed=2, patches=["breaks:forget_rng"], max_failures=1)
+    patches = ["breaks:forget_rng"]
+    done = server.call("job:kill_trials", 40, seed=2, overrides=SHORTER, patches=patches, max_failures=1)
     assert done.failures
     assert "model.safetensors" in done.failures[0]
 
@@ -27,5 +31,6 @@ def test_a_harness_that_forgets_the_rng_is_caught(server):
 @pytest.mark.parametrize("writer", ["metrics.jsonl", "TensorBoard"])
 def test_a_writer_that_is_not_rewound_is_caught(server, writer):
     patch = {"metrics.jsonl": "breaks:forget_json_position", "TensorBoard": "breaks:forget_events_position"}
-    done = server.call("job:kill_trials", 40, seed=3, patches=[patch[writer]], max_failures=1)
+    patches = [patch[writer]]
+    done = server.call("job:kill_trials", 40, seed=3, overrides=SHORTER, patches=patches, max_failures=1)
     assert done.failures

@@ -13,7 +13,7 @@ def _needs_strace(server):
 
 def test_killed_at_each_call_that_changes_the_disk_nothing_reported_is_lost(server, size, record):
     points = server.call("calls:points")
-    stride = size(max(len(points) // 12, 1), 1)
+    stride = size(max(len(points) // 8, 1), 1)
     done = server.call("calls:kill_at", points[stride // 2 :: stride])
     outcome = "the last reported checkpoint loads and holds what was reported; the run ends the same"
     record("kill -9 at every system call of a run that saves", trials=done.trials, passed=done.passed,
