@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from hookline import capsules
+from hookline.errors import notes
 from hookline.replay import replay
 
 TROUBLE = """
@@ -365,6 +366,25 @@ def test_what_cannot_be_replayed_is_refused_in_one_message(trouble, spoil, overr
     assert message in result.stderr
     assert result.stderr.startswith("hookline: ")
     assert "Traceback" not in result.output
+
+
+def test_random_generators_that_are_none_are_refused(trouble):
+    capsule = kept(trouble, NAN)
+    forged = capsules.write(trouble.path / "forged", replace(capsules.read(capsule), rng={"python": 1}))
+    result = trouble.hookline("replay", str(forged))
+    assert result.exit_code == 2
+    assert "expected the state of random generators" in result.stderr
+
+
+def test_what_the_model_raises_while_it_is_watched_says_how_to_leave_that_away(trouble, monkeypatch):
+    capsule = kept(trouble, NAN)
+    monkeypatch.setattr("torch.nn.Dropout.forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as raised:
+        replay(capsule)
+    assert "try --no-anomaly" in notes(raised.value)[-1]
+    with pytest.raises(ZeroDivisionError) as raised:
+        replay(capsule, anomaly=False)
+    assert notes(raised.value) == []
 
 
 def test_a_checkpoint_is_no_capsule(trouble):

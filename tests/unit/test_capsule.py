@@ -348,6 +348,21 @@ def test_the_newest_capsule_of_a_folder_is_found(tmp_path):
         find(tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"values": {"total_loss": "1"}},
+        {"samples": [{"epoch": 0}]},
+        {"samples": [], "batches": "text"},
+        {"config": 3},
+        {"median": "none"},
+    ],
+)
+def test_a_forged_capsule_is_refused(tmp_path, forged):
+    with pytest.raises(CheckpointError, match="expected a whole capsule, got 'another"):
+        read(write(tmp_path, a_capsule(**forged)))
+
+
 def test_a_capsule_of_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("hookline.capsules._VERSION", 7)
     path = write(tmp_path, a_capsule())

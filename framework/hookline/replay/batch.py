@@ -56,8 +56,8 @@ def parts_of(batches: Sequence[Any], capsule: Capsule) -> list[Part]:
 
 def _tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
     for name, value in capsules.parts(batch):
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            yield name, torch.as_tensor(value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.isnative:
+            yield name, torch.from_numpy(np.array(value))  # a copy: torch warns of one that is read-only
         elif isinstance(value, Tensor) and value.layout == torch.strided:
             yield name, value.detach().as_subclass(Tensor).cpu()
 
