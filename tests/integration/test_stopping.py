@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
-from hookline import load_config
+from hookline import RunError, load_config
 from hookline.cli.ending import OUT_OF_TIME, end_out_of_time
 from hookline.description import hyper_parameters
 
@@ -280,3 +284,101 @@ def test_a_signal_that_comes_when_the_last_iteration_is_done_does_not_ask_for_an
     result = project.hookline("train", "run.yaml", f"hooks+={{./parts.py:Signals: {{name: {name}, at: 11}}}}")
     assert result.exit_code == 0
     assert status(project.runs()[0])["state"] == "finished"
+
+
+# ---- the script for SLURM
+
+FAKES = {
+    "srun": 'exec "$@"',
+    "scontrol": 'echo "$@" > requeued',
+    "scancel": 'echo "$@" > cancelled; kill -TERM "$(cat pid)"',
+    "hookline": 'echo "$@" > arguments; echo $$ > pid; test -z "$CODE" || exit "$CODE"\n'
+    "trap 'exit 143' TERM; while true; do sleep 0.02; done",
+}
+
+
+def documented(name: str) -> str:
+    """Return a file that the page about clusters has the reader write."""
+    page = (Path(__file__).parents[2] / "docs/how-to/clusters.md").read_text()
+    (text,) = re.findall(rf"<!-- test: file {name} -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    return text
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """Return a function that starts the script of the documentation, SLURM and the training being fakes."""
+    (tmp_path / "train.sbatch").write_text(documented("train.sbatch"))
+    (tmp_path / "bin").mkdir()
+    for name, body in FAKES.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def start(code=""):
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        job = {"SLURM_JOB_ID": "42", "SLURM_JOB_NAME": "gpt", "CODE": str(code), "PATH": path}
+        return subprocess.Popen(["bash", "train.sbatch"], cwd=tmp_path, env={**os.environ, **job})
+
+    return start
+
+
+def told(folder, name) -> str | None:
+    """Return what a fake was called with, once that is written, or None if it never was."""
+    file = folder / name
+    return file.read_text().strip() if file.exists() else None
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("code", "requeues"), [(0, False), (1, False), (2, False), (75, True), (143, True)])
+def test_the_script_queues_again_what_is_paused_and_nothing_else(tmp_path, sbatch, code, requeues):
+    assert sbatch(code).wait(20) == code
+    assert told(tmp_path, "requeued") == ("requeue 42" if requeues else None)
+    assert told(tmp_path, "arguments").startswith("train run.yaml run.name=gpt --nproc 4 --resume auto")
+
+
+def test_the_script_pauses_the_training_when_slurm_says_that_time_is_short(tmp_path, sbatch):
+    job = sbatch()
+    wait_for(lambda: told(tmp_path, "pid"))
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 143
+    assert told(tmp_path, "cancelled") == "--signal=TERM 42"
+    assert told(tmp_path, "requeued") == "requeue 42"
+
+
+def test_the_script_of_a_cancelled_job_does_not_queue_it_again(tmp_path, sbatch):
+    job = sbatch()
+    wait_for(lambda: told(tmp_path, "pid"))
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(20) == -signal.SIGTERM
+    os.kill(int(told(tmp_path, "pid")), signal.SIGTERM)
+    assert told(tmp_path, "requeued") is None
+
+
+def test_the_kubernetes_job_starts_again_what_is_paused_and_nothing_that_cannot_be_done():
+    job = yaml.safe_load(documented("job.yaml"))
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    by_code = {
+        code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])
+    }
+    assert by_code == {OUT_OF_TIME: "Ignore", 128 + signal.SIGTERM: "Ignore", RunError.exit_code: "FailJob"}
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 30
+
+
+@pytest.mark.parametrize(("codes", "ends_with"), [([75, 143, 0], 0), ([75, 1], 1)])
+def test_the_loop_goes_on_until_a_run_is_done_or_somebody_should_look(tmp_path, codes, ends_with):
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    body = "code=$(head -n 1 codes); sed -i 1d codes; exit $code"
+    for name, text in {"hookline": body, "sleep": ":"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "loop.sh").write_text(documented("loop.sh"))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "loop.sh"], cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=20)
+    assert done.returncode == ends_with
+    assert (tmp_path / "codes").read_text() == ""
