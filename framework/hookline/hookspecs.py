@@ -80,7 +80,10 @@ class HookSpecs:
 
     @hookspec
     def after_save(self, trainer: TrainerBase, path: Path) -> None:
-        """Called on rank 0 when the checkpoint at ``path`` is complete and durable."""
+        """Called on rank 0 when the checkpoint at ``path`` is complete and durable.
+
+        One that is written in the background is so at the end of a later iteration, or of the run.
+        """
 
     @hookspec
     def after_load(self, trainer: TrainerBase, path: Path) -> None:

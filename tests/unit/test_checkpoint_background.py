@@ -1,5 +1,6 @@
 """With ``background`` training stops only for a copy; what is written, told and raised is as without it."""
 
+import errno
 import json
 import threading
 from concurrent.futures import Future
@@ -327,6 +328,24 @@ class TestHook:
         with pytest.raises(CheckpointError, match=r"below: expected a disk that takes it.* option 'dir'"):
             trainer.train(0, 3)
         assert trainer.iter == 0
+
+    @pytest.mark.parametrize("background", [False, True])
+    def test_a_save_that_fails_deletes_nothing(self, make_trainer, tmp_path, monkeypatch, background):
+        hook = hooks.Checkpoint(period=1, keep=2, background=background)
+        trainer = make_trainer(hook, run_dir=tmp_path)
+
+        def fill_the_disk():
+            if trainer._saving is not None:
+                trainer._saving.result(20)
+            monkeypatch.setattr(writing, "write_new", full)
+
+        def full(path, pieces):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        trainer.register_hooks([at(3, fill_the_disk)])
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            trainer.train(0, 9)
+        assert names(tmp_path) == ["iter_0000001", "iter_0000002", "latest"]
 
     def test_only_rank_0_looks(self, make_trainer, tmp_path, monkeypatch):
         monkeypatch.setattr(hooks.checkpoint.distributed, "is_main", lambda: False)
