@@ -92,12 +92,12 @@ def check(server, record, size):
     return run
 
 
-SOME_HOOKS = ("before_train", "after_step", "after_load", "after_train")
+SOME_HOOKS = ("after_step", "after_load")
 """In the quick form, where one place in the code decides for all the others."""
 
 
 def test_a_hook_that_raises(check, size):
-    lenient = size((*SOME_HOOKS, "on_error"), HOOKS)
+    lenient = size(("after_step", "on_error"), HOOKS)
     policies = {hook: ("raise", "disable", "retry") if hook in lenient else ("raise",) for hook in HOOKS}
     cells = [Cell(hook, "raise", policy) for hook in HOOKS for policy in policies[hook]]
     check("hooks that raise", cells, wrong_with_hook)
@@ -125,4 +125,4 @@ def test_a_writer_that_raises_blocks_or_hangs(check, size):
         for act, policy, method in itertools.product(("raise", "hang", "block"), POLICIES, METHODS)
     ]
     # A stride that comes by each method, act and policy.
-    check("writers that raise, block or hang", cells[:: size(5, 1)], wrong_with_writer)
+    check("writers that raise, block or hang", cells[:: size(7, 1)], wrong_with_writer)

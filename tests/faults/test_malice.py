@@ -80,7 +80,7 @@ def _names(base, make, tmp_path):
 
 
 def test_a_forged_file_that_the_manifest_vouches_for_is_one_error(attack, base, tmp_path, size, record):
-    names = _names(base, forging.forgeries, tmp_path)[:: size(17, 1)]
+    names = _names(base, forging.forgeries, tmp_path)[:: size(23, 1)]
     failures = _each(attack, base, forging.forgeries, names)
     record(
         "malice: a forged file of a checkpoint",
@@ -92,7 +92,7 @@ def test_a_forged_file_that_the_manifest_vouches_for_is_one_error(attack, base, 
 
 
 def test_a_checkpoint_with_links_pipes_and_strange_names_is_one_error(attack, base, tmp_path, size, record):
-    names = _names(base, forging.damages, tmp_path)[:: size(4, 1)]
+    names = _names(base, forging.damages, tmp_path)[:: size(5, 1)]
     failures = _each(attack, base, forging.damages, names)
     record(
         "malice: links, pipes, names elsewhere, huge manifests",
@@ -129,7 +129,7 @@ POINTERS = {
 
 
 def test_a_pointer_leads_to_a_checkpoint_beside_it_or_nowhere(attack, size, record):
-    names, failures = list(POINTERS)[:: size(3, 1)], []
+    names, failures = list(POINTERS)[:: size(4, 1)], []
     for name in names:
 
         def do(run, name=name):

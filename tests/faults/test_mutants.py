@@ -148,8 +148,8 @@ def test_every_mutant_has_a_harness():
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_a_mutant_is_noticed(mutant, failures, record):
-    found = {name: failures(name, mutant) for name in NOTICED_BY[mutant]}
+def test_a_mutant_is_noticed(mutant, failures, size, record):
+    found = {name: failures(name, mutant) for name in NOTICED_BY[mutant][: size(1, None)]}
     record(
         f"planted mutant: {mutant.__name__.replace('_', ' ')}",
         trials=len(found),
