@@ -10,7 +10,7 @@ from torch import nn
 from hookline import distributed
 from hookline.data import Loader
 from hookline.errors import ConfigError, RunError, notes
-from hookline.evaluation import evaluate
+from hookline.evaluation import evaluate, evaluation_state, load_evaluation_state
 
 
 class Model(nn.Module):
@@ -399,3 +399,30 @@ def test_a_metric_that_syncs_itself_is_left_alone(on_ranks):
     metrics = {"one": Member(), "many": Collection()}
     for result in on_ranks(lambda rank: evaluate(Model(torch.tensor), [1.0], metrics)):
         assert result == {"total_loss": 1.0, "one": 5.0, "many/member": 5.0}
+
+
+def test_what_outlasts_an_evaluation_is_saved_and_what_it_resets_is_not():
+    class Best(Accuracy):
+        best = 0.0
+
+        def state_dict(self):
+            return {"best": self.best}
+
+        def load_state_dict(self, state):
+            self.best = state["best"]
+
+    class Module(nn.Module, Accuracy):
+        def __init__(self):
+            super().__init__()
+            self.large = nn.Linear(9, 9)
+
+    loader = torch.utils.data.DataLoader([1.0], generator=torch.Generator().manual_seed(3))
+    metrics = {"best": Best(), "plain": Accuracy(), "module": Module()}
+    metrics["best"].best = 0.5
+    state = evaluation_state(loader, metrics)
+    assert state["metrics"] == {"best": {"best": 0.5}}
+    first = torch.rand((), generator=loader.generator)
+    restored = {"best": Best(), "other": Best()}
+    load_evaluation_state(loader, restored, {**state, "metrics": {**state["metrics"], "gone": {}}})
+    assert (restored["best"].best, restored["other"].best) == (0.5, 0.0)
+    assert torch.rand((), generator=loader.generator) == first

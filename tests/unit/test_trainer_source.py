@@ -91,6 +91,9 @@ def drawn(source, num):
         except StopIteration:
             batch = next(batches := iter(source))
         torch.rand(2), random.random(), np.random.rand()
+        for generator in generators(source.loader).values():
+            if isinstance(generator, torch.Generator):
+                torch.rand((), generator=generator)
         yield batch.tolist()
 
 
@@ -177,6 +180,32 @@ def test_what_holds_itself_or_very_much_is_no_trouble():
     dataset = Numbers()
     dataset.self, dataset.many, dataset.system = dataset, [seeded()] * 1000, random.SystemRandom()
     assert generators(dataset) == {}
+
+
+@pytest.mark.parametrize(("num_now", "expected"), [(2, "second"), (3, "first")])
+def test_each_rank_goes_on_in_its_own_place_and_new_ranks_in_that_of_the_first(
+    make_trainer, monkeypatch, num_now, expected
+):
+    class Placed:
+        place = "new"
+
+        def __iter__(self):
+            return iter([1])
+
+        def state_dict(self):
+            return {"place": self.place}
+
+        def load_state_dict(self, state):
+            self.place = state["place"]
+
+    trainer = make_trainer()
+    trainer.data_loader = Placed()
+    ranks = [{"generators": {}, "loader": {"place": place}} for place in ("first", "second")]
+    state = {**trainer.state_dict(), "data": {"ranks": ranks}}
+    monkeypatch.setattr("hookline.distributed.world_size", lambda: num_now)
+    monkeypatch.setattr("hookline.distributed.rank", lambda: 1)
+    trainer.load_state_dict(state)
+    assert trainer.data_loader.place == expected
 
 
 def test_a_trainer_saves_the_place_of_the_loader_that_it_has_now(make_trainer):

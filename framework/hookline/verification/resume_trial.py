@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from hookline.checkpoint import rng
 from hookline.config import Config
+from hookline.config.instances import name_in
 from hookline.config.schema import PluginSpec
 from hookline.default import DefaultTrainer
 from hookline.plugins import HookCall, is_stateful
@@ -102,7 +102,6 @@ class ResumeOutcome(Ended):
         records: What was put.
         attributes: What objects remember, before the first iteration and after each of the cuts.
         points: The steps of the iteration that was traced, in order.
-        warnings: What hookline warned of.
     """
 
     run_dir: str = ""
@@ -112,7 +111,6 @@ class ResumeOutcome(Ended):
     records: Records = field(default_factory=dict)
     attributes: dict[int, Attributes] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     num_iters: int = 0
     status: str = ""
     reason: str = ""
@@ -124,47 +122,36 @@ def run_resume(trial: ResumeTrial, folder: Path) -> ResumeOutcome:
 
 
 def _train(trial: ResumeTrial, folder: Path, outcome: ResumeOutcome) -> None:
-    with _noted_warnings(outcome.warnings):
-        config, build = checked(trial.config, trial.overrides)
-        options = changed_options(config, trial.half)
-        trainer = build(_saving(adapted(config, folder, trial.num_iters, options)))
-        trainer.smoke = True  # evaluations of a few batches show as much
-        trainer.stop_at = trial.stop_at
-        if trial.resume is not None:
-            trainer.resume(str(_copied(*trial.resume, folder)))
-        outcome.cast = _cast(trainer)
-        outcome.states[-1] = _state(trainer)
-        recorder = _Recorder(trainer, trial, outcome)
-        trainer.storage.attach(lambda events: outcome.records.update(records_of(events)))
-        try:
-            trainer.train()
-            outcome.end = _state(trainer)
-        finally:
-            outcome.run_dir = str(trainer.run_dir)
-            outcome.num_iters, outcome.status, outcome.reason = trainer.iter, trainer.status, trainer.reason
-            outcome.points = recorder.points
-
-
-@contextmanager
-def _noted_warnings(warnings: list[str]) -> Iterator[None]:
-    handler = logging.Handler(logging.WARNING)
-    setattr(handler, "emit", lambda record: warnings.append(record.getMessage()))  # noqa: B010
-    logger = logging.getLogger("hookline")
-    logger.addHandler(handler)
+    config, build = checked(trial.config, trial.overrides)
+    options = changed_options(config, trial.half)
+    trainer = build(_saving(adapted(config, folder, trial.num_iters, options)))
+    trainer.smoke = True  # evaluations of a few batches show as much
+    trainer.stop_at = trial.stop_at
+    if trial.resume is not None:
+        trainer.resume(str(_copied(*trial.resume, folder)))
+    outcome.cast = _cast(trainer)
+    outcome.states[-1] = _state(trainer)
+    recorder = _Recorder(trainer, trial, outcome)
+    trainer.storage.attach(lambda events: outcome.records.update(records_of(events)))
     try:
-        yield
+        trainer.train()
+        outcome.end = _state(trainer)
     finally:
-        logger.removeHandler(handler)
+        outcome.run_dir = str(trainer.run_dir)
+        outcome.num_iters, outcome.status, outcome.reason = trainer.iter, trainer.status, trainer.reason
+        outcome.points = recorder.points
 
 
 def _saving(config: Config) -> Config:
     """Return ``config`` with a hook that saves, at its end and whenever it is asked to, and keeps all."""
+    saving = [spec for spec in config.hooks if name_in(spec.use) == "checkpoint"]
+    if not saving:
+        added = PluginSpec("verify-resume", "hookline:checkpoint", options={"keep": _KEEP})
+        return replace(config, hooks=[*config.hooks, added])
     hooks = [
-        replace(spec, options={**spec.options, "keep": _KEEP}) if spec.use == "checkpoint" else spec
+        replace(spec, options={**spec.options, "keep": _KEEP}) if spec in saving else spec
         for spec in config.hooks
     ]
-    if not any(spec.use == "checkpoint" for spec in hooks):
-        hooks.append(PluginSpec("checkpoint", "checkpoint", options={"keep": _KEEP}))
     return replace(config, hooks=hooks)
 
 
