@@ -1,4 +1,6 @@
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, StackDataset, Subset, 
 
 from hookline.data import Loader, build_loader
 from hookline.data.batches import batch_maker
-from hookline.errors import CheckpointError, ConfigError
+from hookline.errors import CheckpointError, ConfigError, RunError
 
 
 class Numbers:
@@ -121,6 +123,28 @@ def test_workers_stay_from_epoch_to_epoch_and_give_the_same_batches():
     for _ in range(3):
         assert epoch(there) == epoch(here)
     assert len(there._workers._loader._iterator._workers) == 2
+
+
+class Deadly(Numbers):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unreachable(Numbers):
+    def __getitem__(self, index):
+        raise ConnectionResetError("the server is gone")
+
+
+def test_a_worker_that_dies_is_an_error_that_says_so():
+    with pytest.raises(
+        RunError, match=r"expected 1 processes that load, got one that died \(DataLoader worker"
+    ):
+        epoch(Loader(Deadly(4), batch_size=2, num_workers=1))
+
+
+def test_an_error_of_the_dataset_stays_what_it_is_in_a_worker():
+    with pytest.raises(ConnectionResetError, match="the server is gone"):
+        epoch(Loader(Unreachable(4), batch_size=2, num_workers=1))
 
 
 def test_random_augmentation_in_workers_is_the_same_after_a_resume_and_for_any_number_of_workers():

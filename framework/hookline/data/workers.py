@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,8 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hookline.data.batches import MakeBatch, MapDataset, batch_maker
+from hookline.errors import RunError
 
 __all__ = ["Workers", "jobs", "seed_from"]
+
+# Where torch waits for what its processes send; an error of the dataset itself it raises elsewhere.
+_RECEIVING = "_try_get_data"
 
 Job = tuple[tuple[int, int, int, int], list[int]]
 """What a batch is made from: parts of its seed, and indices of its samples."""
@@ -61,10 +66,22 @@ class Workers:
             generator=torch.Generator(),  # it would draw a seed from the global one otherwise
         )
 
-    def fetched(self, jobs: Iterator[Job]) -> Iterable[Any]:
-        """Return the batches of ``jobs``, in order."""
+    def fetched(self, jobs: Iterator[Job]) -> Iterator[Any]:
+        """Yield the batches of ``jobs``, in order.
+
+        Raises:
+            RunError: If one of the processes has died.
+        """
         self._asked.remaining = jobs
-        return self._loader
+        try:
+            yield from self._loader
+        except (EOFError, OSError, RuntimeError) as error:
+            if _RECEIVING not in (place.name for place in traceback.extract_tb(error.__traceback__)):
+                raise
+            raise RunError(
+                f"data loader: expected {self._loader.num_workers} processes that load, got one that died "
+                f"({error}). Nothing is lost: resume the run. If it was short of memory, lower num_workers."
+            ) from error
 
 
 class _Asked:
