@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from hookline import DefaultTrainer
 
@@ -42,7 +42,7 @@ class Opaque:
 
 
 class Points(TensorDataset):
-    def __init__(self, shape="tuple", at=21, x=None, y=None):
+    def __init__(self, shape="tuple", at=21, x=None, y=None, noise=0.0):
         xs = torch.linspace(0.1, 1, 64).unsqueeze(1)
         ys = 3 * xs + 1
         if x is not None:
@@ -50,10 +50,11 @@ class Points(TensorDataset):
         if y is not None:
             ys[at] = float(y)
         super().__init__(xs, ys)
-        self.shape = shape
+        self.shape, self.noise = shape, noise
 
     def get_batch(self, indices):
         x, y = (tensor[indices] for tensor in self.tensors)
+        x = x + self.noise * torch.rand_like(x)
         if self.shape == "dict":
             return {"x": x, "y": y, "name": "points"}
         if self.shape == "nested":
@@ -63,6 +64,10 @@ class Points(TensorDataset):
         if self.shape == "opaque":
             return Opaque(x, y)
         return x, y
+
+
+def shuffled(**options):
+    return DataLoader(Points(**options), batch_size=8, shuffle=True)
 
 
 class Stream:
@@ -278,6 +283,24 @@ def test_a_spike_is_trained_up_to_again_and_its_batch_is_the_same_to_the_bit(tro
     after = {path: path.read_bytes() for path in capsule.parents[1].rglob("*") if path.is_file()}
     assert after == before  # nothing is written
     assert len(trouble.runs()) == 1
+
+
+@pytest.mark.parametrize("overrides", [(NAN,), SPIKE], ids=["nan", "spike"])
+def test_data_that_draws_random_numbers_is_the_same_again(trouble, overrides):
+    capsule = kept(trouble, *overrides, "data.train.noise=0.1", code=1 if NAN in overrides else 0)
+    found = replay(capsule)
+    assert (found.verdict, found.is_same_batch) == ("equal", True)
+
+
+@pytest.mark.parametrize("overrides", [(NAN,), SPIKE], ids=["nan", "spike"])
+def test_a_loader_of_torch_that_shuffles_is_the_same_again(trouble, overrides):
+    config = yaml.safe_load(CONFIG)
+    config["data"]["train"] = {"target": "./trouble.py:shuffled"}
+    (trouble.path / "run.yaml").write_text(yaml.safe_dump(config))
+    overrides = [*overrides, "hooks.capsule.window=2"]
+    capsule = kept(trouble, *overrides, code=1 if NAN in overrides else 0)
+    found = replay(capsule)
+    assert (found.verdict, found.is_same_batch) == ("equal", True)
 
 
 def test_a_spike_whose_data_is_another_now_is_told(trouble):
