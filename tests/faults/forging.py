@@ -10,6 +10,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def _torch_zip(canary: Path) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def _zip_bomb() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bomb:
@@ -69,6 +71,7 @@ def _tensor(shape: Any, offsets: Any, dtype: str = "F32") -> dict[str, Any]:
     return {"weight": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
 
 
+@cache
 def tensor_files(canary: Path) -> dict[str, bytes]:
     """Return contents for a ``.safetensors`` file."""
     return {
@@ -88,6 +91,7 @@ def tensor_files(canary: Path) -> dict[str, bytes]:
     }
 
 
+@cache
 def json_files(canary: Path) -> dict[str, bytes]:
     """Return contents for a ``.json`` file."""
     counter = b'{"$counter":'
