@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hookline.cli.reporting import reporting
 
@@ -27,6 +26,8 @@ def export(run: str, options: tuple[str, ...], to: str, out: str | None) -> None
     KEY=VALUE are options of the writer, such as every_value=true or period=100; where the config of the run
     has the writer, too, its options hold but for these. RUN may be going on. Nothing of it is changed.
     """
+    from rich.console import Console
+
     from hookline.console import show_logs
     from hookline.export import export as exported
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from hookline import Events, Problem, RunError, Scalar
 
@@ -17,7 +17,17 @@ MAX_LAYOUTS = 1000
 CLOCK = "wall_time_s"
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_END: tuple[float, dict[str, Any]] = (math.inf, {})
+
+
+class _Line(NamedTuple):
+    """What is in one line."""
+
+    iteration: float
+    numbers: dict[str, float]
+    texts: dict[str, str]
+
+
+_END = _Line(math.inf, {}, {})
 
 
 def events_of(metrics: Path, timings: Path, hints: Mapping[str, bool]) -> Iterator[Events]:
@@ -31,100 +41,98 @@ def events_of(metrics: Path, timings: Path, hints: Mapping[str, bool]) -> Iterat
     """
     # The metrics of an iteration are written before its timings. Of a run that goes on, the files end where
     # they did when they were opened: so in this order there are no timings without their metrics.
-    varying_lines, stable_lines = _records(timings), _records(metrics)
+    varying_lines, stable_lines = _lines(timings, hints), _lines(metrics, hints)
     varying, stable = next(varying_lines, _END), next(stable_lines, _END)
-    maker = _Maker(hints)
-    clock_s = maker.clock_s(varying[1], 0.0)
-    while (iteration := min(stable[0], varying[0])) < math.inf:
-        texts: dict[str, str] = {}
-        numbers: dict[str, float] = {}
-        times: dict[str, float] = {}
-        if stable[0] == iteration:
-            numbers, texts = maker.split(stable[1])
+    has_clock = CLOCK not in hints  # or a scalar of that name is in its place
+    clock_s = varying.numbers.get(CLOCK, 0.0) if has_clock else 0.0
+    flags = _Flags(hints)
+    while (iteration := min(stable.iteration, varying.iteration)) < math.inf:
+        numbers, times, texts = _END.numbers, _END.numbers, _END.texts
+        if stable.iteration == iteration:
+            _, numbers, texts = stable
             stable = next(stable_lines, _END)
-        if varying[0] == iteration:
-            clock_s = maker.clock_s(varying[1], clock_s)
-            times, _ = maker.split(varying[1])
+        if varying.iteration == iteration:
+            times = varying.numbers
+            if has_clock:
+                clock_s = times.pop(CLOCK, clock_s)
             varying = next(varying_lines, _END)
-        yield maker.events(int(iteration), clock_s, numbers, times, texts)
+        yield _events(int(iteration), clock_s, {**numbers, **times}, texts, flags.of(numbers, times))
 
 
-class _Maker:
-    """Makes events; the flags of those that have the same scalars are made once."""
+class _Flags:
+    """The flags of scalars; those of iterations that have the same scalars are made once."""
 
     def __init__(self, hints: Mapping[str, bool]) -> None:
         self._hints = hints
-        self._flags: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, tuple[bool, bool]]] = {}
+        self._made: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, tuple[bool, bool]]] = {}
 
-    def clock_s(self, record: dict[str, Any], default_s: float) -> float:
-        """Take the wall time out of a line; where a scalar of that name is in its place, there is none."""
-        clock_s = default_s if CLOCK in self._hints else record.pop(CLOCK, default_s)
-        return clock_s if isinstance(clock_s, float) else default_s
-
-    def split(self, record: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the numbers and the texts of a line."""
-        numbers: dict[str, float] = {}
-        texts: dict[str, str] = {}
-        for name, value in record.items():
-            if type(value) is float:
-                numbers[name] = value
-            elif value in _WORDS and (name in self._hints or not self._hints):
-                numbers[name] = _WORDS[value]
-            else:
-                texts[name] = value
-        return numbers, texts
-
-    def events(
-        self,
-        iteration: int,
-        clock_s: float,
-        numbers: dict[str, float],
-        times: dict[str, float],
-        texts: dict[str, str],
-    ) -> Events:
-        """Return the events of an iteration."""
-        key = tuple(numbers), tuple(times)
-        if key not in self._flags:
-            if len(self._flags) == MAX_LAYOUTS:
-                self._flags.clear()
-            hinted = {name: self._hints.get(name, True) for name in (*numbers, *times)}
-            self._flags[key] = {name: (hint, name in times) for name, hint in hinted.items()}
-        flags = self._flags[key]
-        values = {**numbers, **times}
-        if not texts:
-            return Events.of_values(iteration, clock_s, values, flags)
-        scalars = {name: Scalar(value, *flags[name]) for name, value in values.items()}
-        return Events(iteration, clock_s, scalars, texts=texts)
+    def of(self, stable: Iterable[str], varying: Iterable[str]) -> dict[str, tuple[bool, bool]]:
+        """Return (smoothing_hint, volatile) of each name."""
+        key = tuple(stable), tuple(varying)
+        if key not in self._made:
+            if len(self._made) == MAX_LAYOUTS:
+                self._made.clear()
+            self._made[key] = {
+                name: (self._hints.get(name, True), is_volatile)
+                for names, is_volatile in zip(key, (False, True), strict=True)
+                for name in names
+            }
+        return self._made[key]
 
 
-def _records(path: Path) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield iteration and the rest of each line that was whole when the first one was read."""
+def _events(
+    iteration: int,
+    clock_s: float,
+    values: dict[str, float],
+    texts: dict[str, str],
+    flags: Mapping[str, tuple[bool, bool]],
+) -> Events:
+    if not texts:
+        return Events.of_values(iteration, clock_s, values, flags)
+    scalars = {name: Scalar(value, *flags[name]) for name, value in values.items()}
+    return Events(iteration, clock_s, scalars, texts=texts)
+
+
+def _lines(path: Path, hints: Mapping[str, bool]) -> Iterator[_Line]:
+    """Yield each line that was whole when the first one was read."""
     if not path.exists():
         return
     last = -1
     with open(path, "rb") as file:
         left = os.fstat(file.fileno()).st_size
-        for number, line in enumerate(file, start=1):
-            left -= len(line)
-            if left < 0 or not line.endswith(b"\n"):
+        for number, text in enumerate(file, start=1):
+            left -= len(text)
+            if left < 0 or not text.endswith(b"\n"):
                 return
-            record = _parsed(line)
-            if record is None or record["iteration"] <= last:
+            line = _parsed(text, hints)
+            if line is None or line.iteration <= last:
                 rule = f"a line of the journal, of an iteration above {last}"
-                got = line.decode(errors="replace").rstrip()
+                got = text.decode(errors="replace").rstrip()
                 fix = "The file was edited or damaged: mend or remove the line"
                 raise RunError(str(Problem(f"{path}:{number}", rule, got, fix=fix)))
-            last = record.pop("iteration")
-            yield last, record
+            last = int(line.iteration)
+            yield line
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Return what is in ``line``, numbers as floats but for the iteration; None if it is none of ours."""
+def _parsed(text: bytes, hints: Mapping[str, bool]) -> _Line | None:
+    """Return what is in a line; None if it is none of ours."""
     try:
-        record = json.loads(line)
+        record = json.loads(text)
         iteration = record.pop("iteration")
-        values = {name: float(value) if type(value) is int else value for name, value in record.items()}
+        kinds = set(map(type, record.values()))
+        if int in kinds:  # a tool has written it anew
+            record = {name: float(value) if type(value) is int else value for name, value in record.items()}
     except (ValueError, OverflowError, RecursionError, AttributeError, TypeError, KeyError):
         return None
-    is_ours = type(iteration) is int and all(type(value) in (float, str) for value in values.values())
-    return {**values, "iteration": iteration} if is_ours else None
+    if type(iteration) is not int or not kinds <= {float, int, str}:
+        return None
+    if str not in kinds:
+        return _Line(iteration, record, {})
+    # One of the three words may be a text, too; who is no scalar has one.
+    texts = {
+        name: value
+        for name, value in record.items()
+        if type(value) is str and (value not in _WORDS or (hints and name not in hints))
+    }
+    numbers = {name: _WORDS.get(value, value) for name, value in record.items() if name not in texts}
+    return _Line(iteration, numbers, texts)
