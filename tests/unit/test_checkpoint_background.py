@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import signal
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -240,6 +242,28 @@ class TestRun:
             trainer.train(0, 9)
         assert "The last save failed" in caplog.text
         assert "the disk is gone" in caplog.text
+
+    def test_a_process_that_is_killed_meanwhile_leaves_the_last_good_one(self, make_trainer, tmp_path):
+        child = os.fork()
+        if child == 0:
+            calls, real = [], writing.verify
+
+            def verify_or_die(path):
+                calls.append(path)
+                if len(calls) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(path)
+
+            writing.verify = verify_or_die
+            make_trainer(hooks.Checkpoint(period=2, background=True), run_dir=tmp_path).train(0, 99)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        found, messages = newest_valid(tmp_path / "checkpoints")
+        assert (found.name, messages) == ("iter_0000001", [])
+        trainer = make_trainer(hooks.Checkpoint(background=True), run_dir=tmp_path)
+        trainer.load_state_dict(load(found))
+        trainer.train(2, 4)
+        assert names(tmp_path) == ["iter_0000001", "iter_0000003", "latest"]
 
     def test_it_is_complete_before_after_train(self, make_trainer, tmp_path):
         seen = []
