@@ -167,10 +167,9 @@ class DefaultTrainer(SimpleTrainer):
         if first >= last:
             where = self.config.where("train.max_iter")
             raise RunError(f"{where}: expected more than the {first} iterations done, got {last}. Raise it.")
-        run = self._open_run()
-        start = perf_counter()
         with ExitStack() as stack:
             stack.enter_context(self._interrupts)  # until the run's files say how it ended
+            run, start = self._open_run(), perf_counter()
             # Before anything in it is changed, by any rank.
             self.generation = distributed.from_main(lambda: stack.enter_context(run.held()))
             log = stack.enter_context(attach_log(run, distributed.rank()))

@@ -286,6 +286,53 @@ def test_a_signal_that_comes_when_the_last_iteration_is_done_does_not_ask_for_an
     assert status(project.runs()[0])["state"] == "finished"
 
 
+INTERRUPTED = """
+import os, signal
+from line import Line as Whole
+
+class Line(Whole):
+    def __init__(self, name: str):
+        super().__init__()
+        try:
+            os.kill(os.getpid(), signal.Signals[name])
+        except BaseException:  # as some imports do
+            pass
+"""
+
+
+@pytest.fixture
+def interrupted(project, monkeypatch):
+    """Return a function that trains a model whose building is interrupted by a signal."""
+    monkeypatch.syspath_prepend(project.path)
+    (project.path / "interrupted.py").write_text(INTERRUPTED)
+    target = "./interrupted.py:Line"
+    return lambda name: project.hookline(
+        "train", "run.yaml", "hooks.checkpoint.keep=0", f"model={{target: {target}, name: {name}}}"
+    )
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_comes_before_training_ends_the_command_which_says_how_to_start_again(
+    project, interrupted, name, code
+):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    result = interrupted(name)
+    assert result.exit_code == code
+    assert result.output.startswith(
+        "hookline: ended before training began. Start again with: hookline train "
+    )
+    assert not (project.path / "runs").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_sigusr1_that_comes_before_training_saves_after_the_first_iteration(project, interrupted):
+    result = interrupted("SIGUSR1")
+    assert result.exit_code == 0, result.output
+    assert "SIGUSR1: saving at the end of this iteration." in result.output
+    saved = sorted(path.name for path in (project.runs()[0] / "checkpoints").glob("iter_*"))
+    assert saved == ["iter_0000000", "iter_0000004", "iter_0000009", "iter_0000011"]
+
+
 # ---- the script for SLURM
 
 FAKES = {

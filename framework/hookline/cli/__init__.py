@@ -11,8 +11,8 @@ import click
 from hookline import __version__
 from hookline.cli.backends import guard_torch
 from hookline.cli.configuration import config
-from hookline.cli.export import export
 from hookline.cli.ending import starting
+from hookline.cli.export import export
 from hookline.cli.plugins import plugins
 from hookline.cli.reporting import reporting
 from hookline.errors import Problem, RunError
@@ -79,9 +79,9 @@ def train(
         guard_torch()
         from hookline.cli import training
 
-    if nproc is not None and nproc > 1:
-        training.launch(nproc)
-    else:
+        if nproc is not None and nproc > 1:
+            training.launch(nproc)
+    if nproc is None or nproc == 1:
         training.train(
             config,
             overrides,
@@ -158,8 +158,6 @@ def replay(capsule: str, overrides: tuple[str, ...], no_anomaly: bool) -> None:
     replaying.replay(capsule, overrides, anomaly=not no_anomaly)
 
 
-main.add_command(config)
-main.add_command(export)
 @main.command("verify-resume")
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE …]")
@@ -189,4 +187,6 @@ def verify_resume(
     verification.resume(config, overrides, iters, at, as_json)
 
 
+main.add_command(config)
+main.add_command(export)
 main.add_command(plugins)

@@ -7,8 +7,9 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -46,19 +47,27 @@ def starting() -> Iterator[None]:
 
     From here to the end of the process SIGUSR1 waits until a run listens: it asks one to save, and would
     otherwise end the process. On a rank, the death of the launcher is a SIGTERM.
+
+    Raises:
+        SystemExit: With code 130 after Ctrl-C, 143 after SIGTERM.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     end_with_launcher()
+    came: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        came.append(number)
+        sys.exit(128 + number)
+
+    before = _handle((signal.SIGINT, signal.SIGTERM), end)
     try:
-        with ending_in_order():
-            yield
-    except KeyboardInterrupt:
-        _tell_to_start_again()
-        raise
-    except SystemExit as end:
-        if end.code == 128 + signal.SIGTERM:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:  # Whatever became of the exception: some that are raised amid imports are lost.
             _tell_to_start_again()
-        raise
+            sys.exit(128 + came[0])
 
 
 def end_out_of_time() -> None:
@@ -71,6 +80,17 @@ def end_out_of_time() -> None:
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
     done = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     sys.exit(OUT_OF_TIME if done >= restarts else 0)
+
+
+def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
+    """Install ``handler`` for those signals that are not ignored; return what was there before."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread may
+        return {}
+    return {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
 
 
 def _tell_to_start_again() -> None:
