@@ -272,7 +272,7 @@ def test_a_spike_is_trained_up_to_again_and_its_batch_is_the_same_to_the_bit(tro
     assert result.exit_code == 0, result.output
     assert capsule.name == "iter_0000005"
     start = (
-        "iter_0000003, trained 1 iterations on"
+        "iter_0000003, trained 1 iteration on"
         if checkpoints
         else "the run's beginning, trained 5 iterations on"
     )
@@ -280,6 +280,7 @@ def test_a_spike_is_trained_up_to_again_and_its_batch_is_the_same_to_the_bit(tro
     assert found["batch"] == ["drawn again, the same to the bit"]
     assert found["result"] == ["reproduced, to the bit"]
     assert "times the median" in found["spike"][0]
+    assert found["batch 0"][1].endswith(", largest in row 5 (sample 45)")
     after = {path: path.read_bytes() for path in capsule.parents[1].rglob("*") if path.is_file()}
     assert after == before  # nothing is written
     assert len(trouble.runs()) == 1

@@ -19,6 +19,8 @@ from hookline.replay import replay as run_again
 
 __all__ = ["replay"]
 
+_MAX_SAMPLES = 32
+
 
 def replay(place: str, overrides: Sequence[str], anomaly: bool) -> None:
     """Run the iteration of the capsule at ``place`` again, print what came of it, and exit with that."""
@@ -73,8 +75,10 @@ def _origin(origin: Origin, num_batches: int) -> str:
 
 def _samples(found: Replay) -> Iterator[tuple[str, str]]:
     for batch in found.capsule.samples or ():
-        indices = " ".join(str(index) for index in batch["indices"].tolist())
-        yield "samples", f"epoch {batch['epoch']}, batch {batch['batch']}: {indices}"
+        indices = batch["indices"].tolist()
+        more = f" and {len(indices) - _MAX_SAMPLES} more" if len(indices) > _MAX_SAMPLES else ""
+        shown = " ".join(map(str, indices[:_MAX_SAMPLES])) + more
+        yield "samples", f"epoch {batch['epoch']}, batch {batch['batch']}: {shown}"
 
 
 def _part(part: Part) -> str:
@@ -85,10 +89,12 @@ def _part(part: Part) -> str:
         text += f", min {part.min:.4g}, max {part.max:.4g}, mean {part.mean:.4g}"
     if part.num_nan or part.num_inf:
         text += f", {part.num_nan} NaN, {part.num_inf} inf"
-        rows = ", ".join(map(str, part.rows))
-        text += f" in row {rows}" if rows else ""
-        samples = ", ".join(map(str, part.samples))
-        text += f" (sample {samples})" if samples else ""
+    elif part.rows:
+        text += ", largest"
+    if part.rows:
+        text += f" in row {', '.join(map(str, part.rows))}"
+    if part.samples:
+        text += f" (sample {', '.join(map(str, part.samples))})"
     return text
 
 

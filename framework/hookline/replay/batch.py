@@ -27,7 +27,8 @@ class Part:
         microbatch: In which of the iteration's batches, from 0 on.
         name: The path to it, such as ``image`` or ``0.1``; empty where the batch is a tensor.
         min: Of its finite elements, as are ``max`` and ``mean``; NaN where there is none.
-        rows: The first indices into its first dimension at which something is not finite.
+        rows: The first indices into its first dimension at which something is not finite; in the batch of a
+            spike that at which its largest magnitude is.
         samples: Those of the samples at ``rows``, where the loader knows them.
     """
 
@@ -50,7 +51,7 @@ def parts_of(batches: Sequence[Any], capsule: Capsule) -> list[Part]:
     for number, batch in enumerate(batches):
         indices = capsule.samples[number]["indices"].tolist() if capsule.samples is not None else []
         for name, value in _tensors(batch):
-            found.append(_part(number, name, value, indices))
+            found.append(_part(number, name, value, indices, is_spike=capsule.why == "spike"))
     return found
 
 
@@ -62,15 +63,13 @@ def _tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
             yield name, value.detach().as_subclass(Tensor).cpu()
 
 
-def _part(microbatch: int, name: str, tensor: Tensor, indices: Sequence[int]) -> Part:
+def _part(microbatch: int, name: str, tensor: Tensor, indices: Sequence[int], *, is_spike: bool) -> Part:
     values = (tensor.abs() if tensor.is_complex() else tensor).double()
-    is_finite = values.isfinite()
-    finite = values[is_finite]
+    finite = values[values.isfinite()]
     least, most, mean = (
         (finite.min().item(), finite.max().item(), finite.mean().item()) if finite.numel() else [math.nan] * 3
     )
-    bad = (~is_finite).flatten(1).any(1) if tensor.ndim > 1 else ~is_finite if tensor.ndim else None
-    rows = bad.nonzero().flatten().tolist()[:_MAX_ROWS] if bad is not None else []
+    rows = _rows(values, is_spike=is_spike)
     is_by_sample = tensor.ndim > 0 and len(tensor) == len(indices)
     return Part(
         microbatch,
@@ -82,9 +81,18 @@ def _part(microbatch: int, name: str, tensor: Tensor, indices: Sequence[int]) ->
         mean,
         int(values.isnan().sum()),
         int(values.isinf().sum()),
-        tuple(rows),
+        rows,
         tuple(indices[row] for row in rows) if is_by_sample else (),
     )
+
+
+def _rows(values: Tensor, *, is_spike: bool) -> tuple[int, ...]:
+    if not values.ndim or not values.numel():
+        return ()
+    bad = (~values.isfinite()).reshape(len(values), -1).any(1)
+    if bad.any() or not is_spike:
+        return tuple(bad.nonzero().flatten().tolist()[:_MAX_ROWS])
+    return (int(values.abs().argmax()) // (values.numel() // len(values)),)
 
 
 def are_same(one: Any, other: Any) -> bool:

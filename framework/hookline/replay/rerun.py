@@ -125,8 +125,9 @@ class _Rerun:
             start = trainer.iter
         num, self._is_trained_on = self.capsule.iteration - start, True
         name = source.name if source is not None else "the run's beginning"
-        self.found.weights_from = f"{name}, trained {num} iterations on"
-        self.say(f"training {num} iterations from {name}")
+        length = f"{num} iteration{'' if num == 1 else 's'}"
+        self.found.weights_from = f"{name}, trained {length} on"
+        self.say(f"training {length} from {name}")
         return start
 
     def _wrap_run_step(self) -> None:
