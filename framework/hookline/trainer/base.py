@@ -15,9 +15,9 @@ from hookline.errors import PluginError, RunError
 from hookline.events import Events, EventStorage
 from hookline.hookspecs import HookBase
 from hookline.plugins import HookManager, load_states, states
+from hookline.trainer.closing import close, tell_of
 from hookline.trainer.cost import Cost
 from hookline.trainer.ending import Ending, Status
-from hookline.trainer.restoring import say_if_exit
 from hookline.trainer.sync_check import SyncCheck, SyncCheckMode, checking
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ class TrainerBase:
             except BaseException as raised:
                 self._interrupts.ending = True
                 error = distributed.first_failure(raised)
-                self._fail(error)
-            error = self._end(error)
+                tell_of(error, self)
+            error = close(self, error)
         if error is not None:
             raise error
         self._interrupts.raise_again()
@@ -375,38 +375,6 @@ class TrainerBase:
     def _saver(self) -> str:
         return getattr(self.checkpointer, "name", "") or type(self.checkpointer).__name__
 
-    def _fail(self, error: BaseException) -> None:
-        self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
-        say_if_exit(error)
-        _report(self.hooks.call_each("on_error", trainer=self, error=error), "on_error")
-
-    def _end(self, error: BaseException | None) -> BaseException | None:
-        """Let every plugin end, seal what it put, close the writers; return the first error of all."""
-        errors = [error] if error is not None else []
-        try:
-            self._finish_saving(wait=True)
-        except BaseException as raised:
-            errors += _report([raised], "The last save")
-        errors += _report(self.hooks.call_each("after_train", trainer=self), "after_train")
-        try:
-            self.storage.step()
-            self.storage.drain()
-            self.storage.iter = self.iter  # where a further train goes on
-        except BaseException as raised:
-            errors.append(raised)
-        if errors:
-            self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
-        for delivery in self.deliveries:
-            try:
-                self.gaps += delivery.close(self.status)
-            except BaseException as raised:
-                errors.append(raised)
-            self.writer_seconds.update(delivery.seconds)
-        self.deliveries = []
-        if errors:
-            self.status, self.reason = "failed", f"{type(errors[0]).__name__}: {errors[0]}"
-        return errors[0] if errors else None
-
     def _call(self, hook: str, **offered: Any) -> None:
         self.hooks.call(hook, weight=1, trainer=self, **offered)
 
@@ -417,9 +385,3 @@ class TrainerBase:
                 f"{type(self).__name__}.run_step: expected a call of self.after_backward(), got none. "
                 f"Plugins that wait for it: {', '.join(plugins)}. Call it when gradients are in place."
             )
-
-
-def _report(errors: Sequence[BaseException], hook: str) -> list[BaseException]:
-    for error in errors:
-        _log.error("%s failed, the others went on.", hook, exc_info=error)
-    return list(errors)
