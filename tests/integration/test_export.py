@@ -178,6 +178,7 @@ def test_wandb_has_a_run_of_its_own(run, tmp_path, monkeypatch):
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = run.absolute().glob("export/wandb-*/wandb/offline-run-*")
     assert f"wandb sync {folder.parent}/offline-run-*" in done.stdout
+    assert re.search(r"^files +\d+ in wandb/$", done.stdout, re.MULTILINE)
     (file,) = folder.glob("*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     found = [

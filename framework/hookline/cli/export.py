@@ -11,7 +11,7 @@ from hookline.cli.reporting import reporting
 
 __all__ = ["export"]
 
-_MAX_FILES = 5
+_MAX_FILES = 3
 
 
 @click.command()
@@ -61,5 +61,7 @@ def _shown(path: Path) -> str:
 
 def _files(folder: Path) -> str:
     files = sorted(os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file())
-    more = f" and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
-    return ", ".join(files[:_MAX_FILES]) + more or "none here"
+    if len(files) > _MAX_FILES:
+        places = dict.fromkeys(f"{file.partition('/')[0]}{'/' * ('/' in file)}" for file in files)
+        return f"{len(files)} in {', '.join(places)}"
+    return ", ".join(files) or "none here"
