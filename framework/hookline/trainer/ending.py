@@ -82,12 +82,13 @@ class Ending:
             trainer.reason = f"train.stop_at={trainer.stop_at}"
             return "paused"
         if trainer._num_ranks > 1:
-            wanted = self._agreed(num_done, trainer)
-        else:
-            if self._deadline_s != math.inf:
-                self._pace.tick(num_done)
-            wanted = self._wanted(trainer)
-        return self._carry_out(wanted, trainer)
+            return self._carry_out(self._agreed(num_done, trainer), trainer)
+        noted = self.interrupts
+        if self._deadline_s != math.inf:
+            self._pace.tick(num_done)
+        elif not trainer._stop_due and noted.signal is None and not noted.save_due:
+            return None  # nearly always, so nothing more is called
+        return self._carry_out(self._wanted(trainer), trainer)
 
     def save_begins(self) -> None:
         """Note that a save begins."""
