@@ -372,15 +372,18 @@ def test_a_capsule_of_another_version_is_refused(tmp_path, monkeypatch):
 
 
 def test_every_rank_keeps_its_own_batch_and_rank_0_the_weights(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints/iter_0000001").mkdir(parents=True)
     for rank in range(2):
         monkeypatch.undo()
         trainer = scripted(tmp_path, {3: math.nan}, Capsule(), seed=rank, max_iter=4, max_skips=1)
         monkeypatch.setenv("WORLD_SIZE", "2")  # they have not joined each other
         monkeypatch.setenv("RANK", str(rank))
+        checkpoint.write_pointer(tmp_path / "checkpoints", "latest", tmp_path / "checkpoints/iter_0000001")
         trainer.train()
         folder = tmp_path / "capsules" / f"rank_{rank}" if rank else tmp_path / "capsules"
         capsule = read(folder / "iter_0000003")
         assert (capsule.rank, capsule.world_size) == (rank, 2)
+        assert capsule.checkpoint == ("checkpoints/iter_0000001" if rank else None)  # rank 0 has saved none
         assert all(map(torch.equal, capsule.batches[0], trainer.microbatches[0]))
         assert capsule.weights["weight"] == 1
         assert (folder / "iter_0000003" / "weights.json").exists() == (rank == 0)

@@ -42,7 +42,7 @@ def _lines(found: Replay) -> Iterator[tuple[str, str]]:
     yield "capsule", f"{_shown(found.path)} (iteration {capsule.iteration}, {capsule.why}{of_rank})"
     yield "weights", f"from {found.weights_from}"
     yield "batch", found.batch
-    yield from ((name, found.shown(name)) for name in capsule.values)
+    yield from ((name, found.shown(name)) for name in capsule.values if name in found.values)
     if capsule.median is not None:
         yield (
             "spike",

@@ -79,25 +79,14 @@ class Capsule(HookBase):
         self._generators = Generators(on_cuda=False)
         self._is_told = False
         self._storage: EventStorage | None = None
+        self._folder = Path()
         self._checkpoint: Path | None = None
         self._written: Path | None = None
-
-    @property
-    def folder(self) -> Path:
-        """The folder that holds the capsules of this process."""
-        if self.dir is not None:
-            return Path(self.dir) / f"rank_{distributed.rank()}" if distributed.rank() else Path(self.dir)
-        if self.trainer.run_dir is None:
-            raise RunError(
-                f"{self.name}: expected a folder for capsules, got a trainer without a run directory. "
-                "Set the option 'dir', or trainer.run_dir."
-            )
-        return capsules.folder_of(self.trainer.run_dir, distributed.rank())
 
     def before_train(self) -> None:
         """Begin to look at what is measured."""
         trainer: Any = self.trainer
-        self.folder  # noqa: B018  # whoever has none is told now
+        self._folder = self._own_folder()
         device = getattr(trainer, "device", torch.device("cpu"))
         self._generators = Generators(on_cuda=device.type == "cuda")
         # Values arrive when a period has ended, and the host may be another one ahead of its device.
@@ -138,9 +127,7 @@ class Capsule(HookBase):
     def on_error(self, error: BaseException) -> None:
         """Say, with an error about what is not finite, how to run that iteration again."""
         if isinstance(error, NonFiniteError) and self._written is not None:
-            which = (
-                "Its" if self._last_bad == error.iteration and error.num_skipped == 1 else "The first one's"
-            )
+            which = "Its" if error.num_skipped == 1 else "The first one's"
             add_note(error, f"{which} batch is kept. Look into it with: {_command(self._written)}")
 
     def after_train(self) -> None:
@@ -161,6 +148,18 @@ class Capsule(HookBase):
         """Go on comparing with these."""
         self._losses = deque(state["losses"], maxlen=self.window)
         self._last_bad = state["last_bad"]
+
+    def _own_folder(self) -> Path:
+        """Return the folder that holds the capsules of this process."""
+        rank = distributed.rank()
+        if self.dir is not None:
+            return Path(self.dir) / f"rank_{rank}" if rank else Path(self.dir)
+        if self.trainer.run_dir is None:
+            raise RunError(
+                f"{self.name}: expected a folder for capsules, got a trainer without a run directory. "
+                "Set the option 'dir', or trainer.run_dir."
+            )
+        return capsules.folder_of(self.trainer.run_dir, rank)
 
     def _on_drawn(self) -> None:
         self._is_told = True
@@ -205,7 +204,7 @@ class Capsule(HookBase):
         self._written = None
         try:
             self._written = self._write(event, median)
-            checkpoint.retain(self.folder, self.keep, fence=self._fence, ledger=self._ledger)
+            checkpoint.retain(self._folder, self.keep, fence=self._fence, ledger=self._ledger)
         except Exception as error:  # To look into an iteration is worth less than the run that goes on.
             _log.warning("Iteration %d (%s) could not be kept: %s", event.iteration, shown, error)
             return
@@ -238,8 +237,8 @@ class Capsule(HookBase):
             weights=trainer.model.state_dict() if is_clean and distributed.is_main() else None,
             versions={"hookline": version("hookline"), "torch": str(torch.__version__)},
         )
-        path = capsules.write(self.folder, capsule, self._fence, self._ledger)
-        if capsule.weights is None and self._checkpoint is not None:
+        path = capsules.write(self._folder, capsule, self._fence, self._ledger)
+        if capsule.weights is None and self._checkpoint is not None and distributed.is_main():
             # What a pointer names is not deleted with the old ones.
             checkpoint.write_pointer(self._checkpoint.parent, "capsule", self._checkpoint)
         return path
@@ -251,8 +250,8 @@ class Capsule(HookBase):
 
     def _newest_checkpoint(self, run_dir: Path | None) -> str | None:
         path = self._checkpoint
-        if path is None and run_dir is not None:  # Only rank 0 is told of what is saved.
-            path = checkpoint.read_pointer(run_dir / "checkpoints", "latest")
+        if run_dir is not None and not distributed.is_main():  # Only rank 0 is told of what is saved.
+            path = checkpoint.read_pointer(run_dir / "checkpoints", "latest") or path
         if path is None:
             return None
         is_within = self.dir is None and run_dir is not None and path.is_relative_to(run_dir)
