@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from click.testing import CliRunner
 
 from hookline.cli import main
 from hookline.plugins import installed
+
+from .forks import Forks
 
 LINE = """
 import torch
@@ -66,6 +70,7 @@ class Project:
     """A folder with ``run.yaml`` and ``line.py``, and the command line run inside it."""
 
     path: Path
+    forks: Callable[[], Forks]
 
     def hookline(self, *arguments: str):
         """Run a command in this process; return click's result: exit_code, stdout, stderr."""
@@ -82,6 +87,14 @@ class Project:
             **options,
         )
 
+    def fork(self, *arguments: str, **environment: str):
+        """Run a command in a process that has torch, in a second less, and with more variables."""
+        files = self.path / ".stdout", self.path / ".stderr"
+        for file in files:
+            file.write_text("")
+        code = self.forks().run(["hookline", *arguments], self.path, {**os.environ, **environment}, *files)
+        return subprocess.CompletedProcess(arguments, code, *(file.read_text() for file in files))
+
     def runs(self) -> list[Path]:
         """Return the run directories, oldest first."""
         return sorted(
@@ -89,14 +102,21 @@ class Project:
         )
 
 
+@pytest.fixture(scope="session")
+def forks():
+    started = Forks()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(request, tmp_path, monkeypatch):
     (tmp_path / "line.py").write_text(LINE)
     (tmp_path / "run.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     logger = logging.getLogger("hookline")
     before = logger.handlers[:], logger.propagate, logger.level
-    yield Project(tmp_path)
+    yield Project(tmp_path, lambda: request.getfixturevalue("forks"))
     logger.handlers, logger.propagate = before[0], before[1]
     logger.setLevel(before[2])
     # `hookline train` leaves it so, as its process ends then; others are started from this one.

@@ -64,7 +64,7 @@ def test_a_hook_that_exits_is_named(project):
     (project.path / "line.py").write_text(
         LINE.replace('print(f"Hello after', 'raise SystemExit(f"Hello after')
     )
-    done = project.run("train", "run.yaml", "hooks+=./line.py:Hello")
+    done = project.fork("train", "run.yaml", "hooks+=./line.py:Hello")
     assert done.returncode == 1
     assert "error: SystemExit: Hello after 2" in done.stdout
     assert "Raised by plugin 'Hello' (./line.py), hook after_step, iteration 1" in done.stdout
@@ -221,8 +221,6 @@ def test_resolving_a_config_imports_no_torch():
 
 
 def test_an_installed_plugin_that_is_not_enabled_is_not_imported(project):
-    result = project.run("train", "run.yaml", "train.max_iter=1", "hooks+=./line.py:Spy")
-    assert result.returncode == 2
     (project.path / "line.py").write_text(
         (project.path / "line.py").read_text()
         + "\nimport sys\nclass Spy(HookBase):\n    def after_train(self):\n"

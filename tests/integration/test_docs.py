@@ -30,15 +30,12 @@ and its plugins are found. With ``-e`` it is a link, so what the page changes co
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +44,8 @@ import pytest
 import yaml
 
 from hookline import load_config
+
+from .forks import Forks
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,39 +63,6 @@ SLOW = {
 }
 LANGUAGES = ("console", "python", "yaml", "text")
 
-# One process imports torch once and forks for each command, which saves seconds a command.
-SERVER = """
-import gc, json, os, runpy, sys
-import hookline.cli.training, hookline_tensorboard.summaries, sympy, torch._dynamo
-from pydantic import TypeAdapter
-
-gc.freeze()
-print("ready", flush=True)
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-else:
-    sys.exit()
-output = os.open(job["output"], os.O_WRONLY)
-os.dup2(output, 1)
-os.dup2(output, 2)
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-sys.stdout.reconfigure(line_buffering=True)
-os.chdir(job["folder"])
-os.environ.update(job["environment"])
-sys.path[0] = job["environment"]["PYTHONPATH"]
-sys.argv = job["argv"]
-if sys.argv[0] == "hookline":
-    hookline.cli.main(prog_name="hookline")
-else:
-    sys.argv = sys.argv[1:]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
-    runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
 BUILD = "from hookline import DefaultTrainer\nDefaultTrainer('examples/hello_hook/.config.yaml')\n"
 
 
@@ -110,35 +76,6 @@ class Block(NamedTuple):
     argument: str
 
 
-@dataclass
-class Python:
-    """Runs commands in forks of one process that has imported what they need."""
-
-    server: subprocess.Popen[str]
-
-    def run(self, argv: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-        output = folder / ".output"
-        output.write_text("")
-        job = {"argv": argv, "folder": str(folder), "output": str(output), "environment": environment}
-        print(json.dumps(job), file=self.server.stdin, flush=True)
-        return int(self.server.stdout.readline()), output.read_text()
-
-
-@pytest.fixture(scope="module")
-def python() -> Iterator[Python]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as server:
-        assert server.stdout.readline() == "ready\n"
-        yield Python(server)
-        server.stdin.close()
-
-
 @pytest.mark.parametrize(
     "page",
     [
@@ -147,9 +84,9 @@ def python() -> Iterator[Python]:
         if (name := str(page.relative_to(ROOT)))
     ],
 )
-def test_a_page_does_what_it_says(page, python, tmp_path):
+def test_a_page_does_what_it_says(page, forks, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    reader = Reader(page, python, tmp_path)
+    reader = Reader(page, forks, tmp_path)
     for block in blocks(page.read_text()):
         reader.follow(block)
 
@@ -190,12 +127,13 @@ def blocks(text: str) -> list[Block]:
 class Reader:
     """Somebody who does what a page says, in ``folder``."""
 
-    def __init__(self, page: Path, python: Python, folder: Path) -> None:
-        self.page, self.python, self.folder = page, python, folder
+    def __init__(self, page: Path, forks: Forks, folder: Path) -> None:
+        self.page, self.forks, self.folder = page, forks, folder
         self.printed = ""
         (self.folder / ".site").mkdir()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {"PATH": path, "PYTHONPATH": str(self.folder / ".site"), "PYTHONUNBUFFERED": "1"}
+        own = {"PATH": path, "PYTHONPATH": str(self.folder / ".site"), "PYTHONUNBUFFERED": "1"}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **own}
 
     def follow(self, block: Block) -> None:
         """Do what ``block`` says."""
@@ -246,13 +184,17 @@ class Reader:
     def execute(self, command: str, words: list[str]) -> tuple[int, str]:
         """Return exit code and output of one command."""
         needs_shell = re.search(r"[|;&<>$*~]", re.sub(r"'[^']*'|\"[^\"]*\"", "", command))
-        if words[0] in ("hookline", "python") and not needs_shell:
-            return self.python.run(words, self.folder, self.environment)
+        if words[0] in ("hookline", "python", "pytest") and not needs_shell:
+            output = self.folder / ".output"
+            output.write_text("")
+            width = {"COLUMNS": "80"} if words[0] == "pytest" else {}
+            code = self.forks.run(words, self.folder, {**self.environment, **width}, output, output)
+            return code, output.read_text()
         done = subprocess.run(
             command,
             shell=True,
             cwd=self.folder,
-            env={**os.environ, **self.environment},
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import importlib_metadata
 import pytest
@@ -40,47 +40,18 @@ class Hello(HookBase):
 '''
 
 
-ZYGOTE = """
-import json, os, sys
-import hookline.plan, hookline.hooks, hookline.inspection.describe
-from hookline.inspection.worker import serve
-
-for line in sys.stdin:
-    given = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(given["folder"])
-        sys.path[:] = given["path"]
-        serve(**given["request"])
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    """A process that has imported torch, to fork workers from: each would take seconds to start."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield process
-    process.stdin.close()
-    process.stdout.close()
-    process.wait()
-
-
 @pytest.fixture(autouse=True)
 def quick_workers(request, monkeypatch):
     """Start workers quickly, but in a test whose matter is how they start."""
     if "real_workers" in request.fixturenames:
         return
-    zygote = request.getfixturevalue("zygote")
+    forks = request.getfixturevalue("forks")
 
     def worked(text, folder, deadline_s, environment):
-        zygote.stdin.write(json.dumps({"folder": os.getcwd(), **json.loads(text)}) + "\n")
-        zygote.stdin.flush()
-        return how_it_ended(int(zygote.stdout.readline()))
+        given = json.loads(text)
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(given["path"])}
+        serve = ["hookline.inspection.worker:serve", json.dumps(given["request"])]
+        return how_it_ended(forks.run(serve, Path.cwd(), variables))
 
     monkeypatch.setattr(probe_module, "_worked", worked)
 

@@ -37,12 +37,13 @@ def demo(project):
             )
         )
         environment = {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
-        return folder, {**os.environ, **environment}
+        return folder, environment
 
     return make
 
 
-def run(*words, cwd, env=None):
+def run(*words, cwd, **environment):
+    env = {**os.environ, **environment}
     done = subprocess.run([sys.executable, "-m", *words], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -125,15 +126,17 @@ def test_ruff_finds_nothing_to_mend(project, name, flags):
 @pytest.mark.slow
 def test_its_types_are_right_to_mypy_strict(demo):
     folder, environment = demo()
-    assert "no issues found in 3 source files" in run("mypy", cwd=folder, env=environment)
+    assert "no issues found in 3 source files" in run("mypy", cwd=folder, **environment)
 
 
 @pytest.mark.slow
-def test_its_own_tests_pass(demo):
+def test_its_own_tests_pass(demo, forks, tmp_path):
     folder, environment = demo("grad-norm")
-    assert "11 passed" in run(
-        "pytest", "grad-norm", "-p", "no:cacheprovider", cwd=folder.parent, env=environment
-    )
+    output = tmp_path / "output"
+    words = ["pytest", "grad-norm", "-p", "no:cacheprovider"]
+    code = forks.run(words, folder.parent, {**os.environ, **environment}, output, output)
+    assert code == 0, output.read_text()
+    assert "11 passed" in output.read_text()
 
 
 def test_a_run_uses_it_and_goes_on_where_it_stopped(project, demo):
@@ -141,7 +144,7 @@ def test_a_run_uses_it_and_goes_on_where_it_stopped(project, demo):
     words = ["train", "run.yaml", "hooks+={demo: {period: 2}}", "writers+={demo: {scalars: '*_norm'}}"]
 
     def train(*more):
-        done = project.run(*words, *more, env=environment)
+        done = project.fork(*words, *more, **environment)
         assert done.returncode == 0, done.stderr
 
     train("run.name=whole")

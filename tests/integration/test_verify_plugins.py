@@ -555,7 +555,7 @@ def test_an_observer_that_the_trainer_registers_itself_is_told_apart(impure):
         "class Own(DefaultTrainer):\n"
         "    def build_hooks(self):\n        super().build_hooks()\n        self.register_hook(Swaps(), 'own')\n"
     )
-    result = impure.run("verify-plugins", "run.yaml", "--iters", "2", "trainer.target=./own.py:Own", *ALONE)
+    result = impure.fork("verify-plugins", "run.yaml", "--iters", "2", "trainer.target=./own.py:Own", *ALONE)
     assert result.returncode == 0, result.stderr
     assert "own: the trainer registers it, not the config." in result.stdout
     assert "not checked" in result.stdout
