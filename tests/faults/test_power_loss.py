@@ -25,7 +25,7 @@ def folder():
 def test_no_checkpoint_that_was_reported_is_lost(name, folder, size, record):
     story = STORIES[name]
     recorder = recorded(story, folder / "run")
-    found = survey(story, recorder, Stage(folder / "stage"), limit=size(5, 60))
+    found = survey(story, recorder, Stage(folder / "stage"), limit=size(5, 600))
     record(
         f"loss of power: {name}",
         trials=found.num_states,
