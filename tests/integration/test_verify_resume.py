@@ -55,6 +55,30 @@ class Half(Kept):
         self.other += 1
         self.add(1e-4 * self.other)
 
+class Rates(HookBase):
+    def before_step(self):
+        if self.trainer.iter == 0:
+            self.rate = 0.01
+        if hasattr(self, "rate"):
+            self.trainer.optimizer.param_groups[0]["lr"] = self.rate
+
+class Watches(HookBase):
+    num_calls = 0
+
+    def before_train(self):
+        self.trainer.model.linear.register_forward_hook(self.scale)
+
+    def scale(self, module, inputs, output):
+        self.num_calls += 1
+        return output * (1 + 1e-3 * self.num_calls)
+
+class Best(HookBase):
+    def __init__(self):
+        self.best, self.started = 1e9, time.time()
+
+    def after_step(self):
+        self.best = min(self.best, self.trainer.storage.latest()["total_loss"][0])
+
 class Resets(Adds):
     def before_train(self):
         self.trainer.model.linear.bias.data.zero_()
@@ -210,6 +234,16 @@ NAMED = {
         (3, "weights/linear.bias"),
         ["Half.other is 3 in the uninterrupted run and 1 in", "Keep in state_dict of Half all"],
     ),
+    "hook_that_remembers_a_rate": (
+        hook("Rates"),
+        (2, "optimizer options/0.lr"),
+        ["before_step of Rates", "Rates.rate is 0.01 in the uninterrupted run and not there in the resumed"],
+    ),
+    "hook_on_the_model": (
+        hook("Watches"),
+        (3, "weights/linear.bias"),
+        ["Watches.num_calls is 2 in the uninterrupted run", "what a plugin put on it, in state_dict of the"],
+    ),
     "hook_that_resets": (
         hook("Resets"),
         (2, "weights/linear.bias"),
@@ -347,6 +381,23 @@ def test_a_metric_that_alone_is_different_is_named_with_both_values(folder, here
     assert found.difference.parts == ()
     assert "told of iteration 2 is 3.0 uninterrupted and 1.0 resumed" in told(found)
     assert "after_step of Tells (./lost.py)" in told(found)
+
+
+def test_what_a_plugin_without_state_forgot_is_noted_though_nothing_came_of_it_yet(folder, here):
+    found = verify_resume(folder / "run.yaml", hook("Best"), 2, at=[2])
+    assert found.verdict == "same"
+    (note,) = found.notes
+    assert note.startswith("Best.best is ")
+    assert note.endswith(
+        "and 1000000000.0 in the resumed one; if anything depends on it, Best needs state_dict"
+    )
+
+
+def test_generators_of_a_dataset_in_workers_are_known_to_be_lost(folder, here):
+    given = data("Draws")[-1].replace("batch_size: 8", "batch_size: 8, num_workers: 1")
+    found = verify_resume(folder / "run.yaml", [*PLAIN, given], 2, at=[2])
+    assert found.verdict == "different"
+    assert "in workers no other is seeded for each batch" in told(found)
 
 
 def test_a_metric_that_equal_runs_put_differently_is_told_and_not_compared(folder, here):

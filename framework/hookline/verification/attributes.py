@@ -32,7 +32,7 @@ _LIBRARIES = frozenset(
     ["torch", "numpy", "builtins", "threading", "_thread", "logging", "pathlib", "io", "_io", "re", "rich"]
 )
 _OF_MODULES = frozenset(vars(nn.Module()))
-_OF_TRAINERS = frozenset(["start_iter", "stop_at", "generation", "_next_iter", "_num_ranks"])
+_OF_TRAINERS = frozenset(["start_iter", "stop_at", "generation", "asked_to_resume"])
 _OF_TORCH = frozenset(["optimizer", "param_groups", "state", "defaults"])
 
 
@@ -77,8 +77,9 @@ def _is_known(holder: Any, name: str) -> bool:
     if isinstance(holder, nn.Module):
         return name in _OF_MODULES
     if isinstance(holder, TrainerBase):
-        return name in _OF_TRAINERS
-    return name in _OF_TORCH or name in ("_trainer", "trainer", "name", "_iterator")
+        return name.startswith("_") or name in _OF_TRAINERS
+    is_inner = name.startswith("_") and type(holder).__module__.partition(".")[0] in ("torch", "hookline")
+    return is_inner or name in _OF_TORCH or name in ("_trainer", "trainer", "name", "_iterator")
 
 
 def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:

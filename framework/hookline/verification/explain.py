@@ -10,11 +10,14 @@ from hookline.verification.attributes import otherwise
 from hookline.verification.resume_report import Difference
 from hookline.verification.resume_trial import Cast, Point, ResumeOutcome
 
-__all__ = ["explained"]
+__all__ = ["explained", "forgotten"]
 
 Pair = tuple[ResumeOutcome, ResumeOutcome]
 
 _MAX_CLUES = 5
+_OWN = "hookline "  # how the source of hookline's own plugins begins
+_RESUMED = ("in the uninterrupted run", "in the resumed one")
+_EQUAL = ("in one run", "in the other")
 _BEFORE = ("before_train", "after_load")  # only a run that begins calls them
 _IN_RUN = ("trainer/start_iter", "trainer/stop_at")
 _SEEDED = "Python's, NumPy's or torch's own generators"
@@ -61,21 +64,78 @@ def explained(found: Difference, runs: Pair, traced: Pair, is_repeatable: bool) 
     if cast is None:
         return found
     is_at_start = is_repeatable and bool(found.parts) and found.iteration == found.stopped_after
-    step = _of_start(found, traced[1]) if is_at_start else _first_step(found, *traced)
+    step = _of_start(found, *traced) if is_at_start else _first_step(found, *traced)
     owner, name = _owner(step, cast)
     clues = _clues(runs, traced, found.stopped_after, owner, name, is_repeatable)
+    others = _others(cast) if not clues and owner.startswith(("plugin:", "model")) else []
+    for other, called in others:
+        clues |= _clues(runs, traced, found.stopped_after, other, called, is_repeatable)
     cause, advice = _words(step, cast, clues, is_repeatable)
     return replace(found, cause=cause, clues=tuple(clues.values())[:_MAX_CLUES], advice=advice)
 
 
-def _of_start(found: Difference, resumed: ResumeOutcome) -> _Step:
-    """Return which call, before the first iteration of a resumed run, last changed what is different then."""
+def forgotten(whole: ResumeOutcome, first: ResumeOutcome, resumed: ResumeOutcome, cut: int) -> list[str]:
+    """Return what plugins without a state remember differently after a resume from which nothing came yet.
+
+    Of those only that may change training, and are none of hookline's own.
+
+    Args:
+        whole: The uninterrupted run.
+        first: One that is equal up to the stop: what differs in both is no clue.
+        resumed: The resumed one.
+        cut: After how many iterations it was stopped.
+    """
+    cast = resumed.cast
+    if cast is None:
+        return []
+    names = [name for name in cast.source if name not in cast.stateful | cast.observers]
+    found = []
+    for name in (name for name in names if not cast.source[name].startswith(_OWN)):
+        owner = f"plugin:{name}"
+        noise = otherwise(whole.attributes.get(0, {}), first.attributes.get(0, {}), owner)
+        clues = otherwise(whole.attributes.get(cut, {}), resumed.attributes.get(cut, {}), owner)
+        found += [
+            f"{_clue(name, path, values, _RESUMED)}; if anything depends on it, {name} needs state_dict"
+            for path, values in clues.items()
+            if path not in noise
+        ]
+    return found
+
+
+def _of_start(found: Difference, one: ResumeOutcome, other: ResumeOutcome) -> _Step:
+    """Return what made different what is so when the first iteration of a resumed run begins.
+
+    A call before that iteration, if before it all was the same; else the last one that changed it before
+    training; else the resume itself.
+    """
+    pairs = [*zip(*(_of_iteration(run.points) for run in (one, other)), strict=False)]
+    begin = next((i for i, (a, _) in enumerate(pairs) if a.after == ("", "begin")), 0)
+    last = begin
+    while last and _unequal(pairs[last - 1], found.parts):
+        last -= 1
+    if last and pairs[last][1].after[1]:
+        plugin, hook = pairs[last][1].after
+        return _Step(plugin, hook, _unequal(pairs[last], found.parts))
+    return _of_load(found, other)
+
+
+def _of_iteration(points: Sequence[Point]) -> list[Point]:
+    """Return the points of an iteration, without those of the start of a run."""
+    starts = [i for i, point in enumerate(points) if point.after[1] in _BEFORE]
+    return list(points[max(starts, default=-1) + 1 :])
+
+
+def _unequal(pair: tuple[Point, Point], parts: Sequence[str]) -> tuple[str, ...]:
+    a, b = pair
+    return tuple(part for part in parts if a.state.get(part) != b.state.get(part))
+
+
+def _of_load(found: Difference, resumed: ResumeOutcome) -> _Step:
+    """Return which call, before training, last changed what is different when it begins."""
     last = _Step("", "load", found.parts)
     before: Mapping[str, str] | None = None
     for point in resumed.points:
-        if point.after == ("", "begin"):
-            break
-        if before is not None and point.after[1]:
+        if before is not None and point.after[1] in _BEFORE:
             changed = {part for part in differences(before, point.state) if part in found.parts}
             if changed:
                 plugin, hook = point.after
@@ -85,8 +145,7 @@ def _of_start(found: Difference, resumed: ResumeOutcome) -> _Step:
 
 
 def _first_step(found: Difference, one: ResumeOutcome, other: ResumeOutcome) -> _Step:
-    both = [[point for point in run.points if point.after[1] not in _BEFORE] for run in (one, other)]
-    both = [points[_start(points) :] for points in both]
+    both = [_of_iteration(run.points) for run in (one, other)]
     replaced: tuple[str, ...] = ("gradients/", "data/batches")  # those of the iteration before
     for a, b in zip(*both, strict=False):
         if a.after != b.after:
@@ -103,11 +162,6 @@ def _first_step(found: Difference, one: ResumeOutcome, other: ResumeOutcome) -> 
             if found.metric.name in point.put:
                 return _Step(*point.after)
     return _Step("", "")
-
-
-def _start(points: Sequence[Point]) -> int:
-    """Return where the points of the iteration itself begin, after what was between the calls of a start."""
-    return next((i for i, point in enumerate(points) if point.after[1]), 0)
 
 
 def _owner(step: _Step, cast: Cast) -> tuple[str, str]:
@@ -136,16 +190,19 @@ def _clues(runs: Pair, traced: Pair, cut: int, owner: str, name: str, is_repeata
     found = otherwise(one, other, owner)
     again = traced[0].attributes.get(cut)
     noise = otherwise(one, again, owner) if is_repeatable and again is not None else {}
-    which = (
-        ("in the uninterrupted run", "in the resumed one")
-        if is_repeatable
-        else ("in one run", "in the other")
-    )
-    return {
-        path: f"{name}.{path} is {a}" if a == b else f"{name}.{path} is {a} {which[0]} and {b} {which[1]}"
-        for path, (a, b) in found.items()
-        if path not in noise
-    }
+    which = _RESUMED if is_repeatable else _EQUAL
+    return {path: _clue(name, path, pair, which) for path, pair in found.items() if path not in noise}
+
+
+def _clue(name: str, path: str, values: tuple[str, str], which: tuple[str, str]) -> str:
+    a, b = values
+    return f"{name}.{path} is {a}" if a == b else f"{name}.{path} is {a} {which[0]} and {b} {which[1]}"
+
+
+def _others(cast: Cast) -> list[tuple[str, str]]:
+    """Return who else may remember what a hook or a model goes by, and what to call it."""
+    plugins = [name for name, source in cast.source.items() if not source.startswith(_OWN)]
+    return [("trainer", cast.trainer), *((f"plugin:{name}", name) for name in plugins)]
 
 
 def _words(step: _Step, cast: Cast, clues: Mapping[str, str], is_repeatable: bool) -> tuple[str, str]:
@@ -157,7 +214,7 @@ def _words(step: _Step, cast: Cast, clues: Mapping[str, str], is_repeatable: boo
     if step.hook == "run_step":
         return _of_run_step(step, cast, is_repeatable)
     if step.hook in ("load", "begin") and step.parts:
-        return _of_load(step, cast)
+        return _not_restored(step, cast)
     return (
         "no step of the iteration shows it",
         "Look for a thread, a hook on the model or a function that a plugin replaces",
@@ -197,6 +254,9 @@ def _of_data(cast: Cast, is_repeatable: bool) -> tuple[str, str]:
             "dataset, with a loader: beside it"
         )
         return f"the batch from {what}", advice
+    if cast.num_workers:
+        advice = f"Let {cast.dataset} draw from {_SEEDED}: in workers no other is seeded for each batch"
+        return f"the batch from {what}", advice
     advice = (
         f"{cast.dataset} depends on more than the sample's index. Let it draw from {_SEEDED}, or from a "
         "torch.Generator, random.Random or numpy Generator that it holds as an attribute, which are saved"
@@ -216,14 +276,14 @@ def _of_run_step(step: _Step, cast: Cast, is_repeatable: bool) -> tuple[str, str
         cause = f"{cast.model} computes something else from {same}"
         advice = (
             "Keep what its forward remembers in a buffer (register_buffer), or in get_extra_state and "
-            "set_extra_state"
+            "set_extra_state; what a plugin put on it, in state_dict of the plugin"
         )
     if not is_repeatable:
         advice = f"On a GPU set train.deterministic=true; else let it draw from {_SEEDED}"
     return cause, advice
 
 
-def _of_load(step: _Step, cast: Cast) -> tuple[str, str]:
+def _not_restored(step: _Step, cast: Cast) -> tuple[str, str]:
     kinds = [part.partition("/")[0] for part in step.parts]
     kind = next((kind for kind in _NOT_RESTORED if kind in kinds), "")
     parts = [part for part in step.parts if part.partition("/")[0] == kind] or step.parts

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from hookline import distributed
 from hookline.errors import RunError
 from hookline.purity import Records, differences
-from hookline.verification.explain import explained
+from hookline.verification.explain import explained, forgotten
 from hookline.verification.resume_report import Difference, MetricDifference, ResumeVerification
 from hookline.verification.resume_trial import ResumeOutcome, ResumeTrial, run_resume
 
@@ -83,17 +83,19 @@ class _Verifier:
                 cuts[-1], cuts[-1], cause=f"a run that is stopped fails: {first.error}"
             )
             return result
+        if found := _difference(whole, first, 0):
+            return self._unrepeatable(result, found, whole, first)
         unsteady = _unsteady(whole.records, first.records, cuts[-1])
         result.notes += [
             f"{name} differs between two equal runs: put it with volatile=True" for name in sorted(unsteady)
         ]
-        if found := _difference(whole, first, 0):
-            return self._unrepeatable(result, found, whole, first)
         for cut in reversed(cuts):
             result.stopped_after.append(cut)
             resumed = self._run(f"resumed after {cut}", self._resuming(first, cut))
             if found := self._compared(whole, resumed, cut, unsteady):
                 return self._explained(result, found, whole, first, resumed)
+            if cut == cuts[-1]:
+                result.notes += forgotten(whole, first, resumed, cut)
         return result
 
     def _resuming(self, first: ResumeOutcome, cut: int) -> ResumeTrial:

@@ -68,8 +68,10 @@ class Cast:
     loader: str
     dataset: str
     is_resumable_loader: bool
+    num_workers: int
     source: dict[str, str]
     stateful: frozenset[str]
+    observers: frozenset[str]
     saved: frozenset[str]
     """What is in the model's state dict."""
     trainer: str
@@ -172,8 +174,10 @@ def _cast(trainer: DefaultTrainer) -> Cast:
         loader=type(loader).__name__,
         dataset=type(getattr(loader, "dataset", loader)).__name__,
         is_resumable_loader=trainer.is_data_resumable,
+        num_workers=getattr(loader, "num_workers", 0),
         source=dict(trainer.hooks.sources),
         stateful=frozenset(name for name, plugin in plugins.items() if is_stateful(plugin)),
+        observers=frozenset(name for name, plugin in plugins.items() if getattr(plugin, "observer", False)),
         saved=frozenset(trainer.model.state_dict()),
         trainer=type(trainer).__name__,
         is_own_step=type(trainer).run_step is not SimpleTrainer.run_step,
