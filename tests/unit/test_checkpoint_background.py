@@ -162,24 +162,19 @@ class TestRun:
         self, make_trainer, tmp_path, gate
     ):
         told, seen = Told(), []
-        trainer = make_trainer(
-            hooks.Checkpoint(period=2, background=True),
-            told,
-            at(3, lambda: seen.append((names(tmp_path), list(told.calls)))),
-            run_dir=tmp_path,
-        )
+        trainer = make_trainer(hooks.Checkpoint(period=3, background=True), told, run_dir=tmp_path)
 
-        def let(trainer):
-            if trainer.iter == 2:
-                seen.append((names(tmp_path), list(told.calls)))
+        def look(trainer):
+            seen.append((names(tmp_path), list(told.calls)))
+            if trainer.iter == 4:  # the one of iteration 2 has waited through iteration 3
                 gate.opened.set()
                 trainer._saving.result(20)
 
-        trainer.register_hooks([hooks.Callback(after_step=let)])
-        trainer.train(0, 4)
-        assert seen[0] == ([], [])
-        assert seen[1] == (["iter_0000001", "latest"], [("iter_0000001", 2)])
-        assert told.calls == [("iter_0000001", 2), ("iter_0000003", 3)]
+        trainer.register_hooks([hooks.Callback(after_step=look)])
+        trainer.train(0, 6)
+        assert seen[3] == seen[4] == ([], [])
+        assert seen[5] == (["iter_0000002", "latest"], [("iter_0000002", 4)])
+        assert told.calls == [("iter_0000002", 4), ("iter_0000005", 5)]
 
     def test_one_is_written_at_a_time_and_the_next_waits(self, make_trainer, tmp_path, gate):
         told = Told()

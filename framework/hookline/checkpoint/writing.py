@@ -70,8 +70,22 @@ def save(
     """Write ``state`` as the checkpoint of ``iteration`` in ``root``, durably, and point ``latest`` at it.
 
     Whenever the process or the machine stops, every checkpoint that was complete before is still there, also
-    that of the same iteration, which is replaced. Waits for the device and the disk. See `snapshot` and
-    `write` for the arguments and errors.
+    that of the same iteration, which is replaced. Waits for the device and the disk. What fails is abandoned
+    and written once more.
+
+    Args:
+        root: Directory of checkpoints; made where it is missing.
+        iteration: The last iteration that ``state`` includes; >= 0.
+        state: Each component's state by its name; a name is that of its files.
+        generation: That of the process, see `RunDir.held`; 0 without a run directory.
+        fence: Called before anything is committed or deleted; what it raises ends the attempt.
+        ledger: Is told of the new checkpoint, which was read back.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        CheckpointError: If ``state`` holds what a checkpoint cannot, or the disk refuses.
     """
     return write(root, snapshot(iteration, state, generation=generation), fence=fence, ledger=ledger)
 
