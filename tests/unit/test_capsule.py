@@ -118,6 +118,21 @@ def test_an_overflow_that_lowers_the_scale_is_ordinary(tmp_path):
     assert not (tmp_path / "capsules").exists()
 
 
+@pytest.mark.parametrize(("precision", "iteration"), [("fp32", 0), ("bf16", 0), ("fp16", 40)])
+def test_a_gradient_alone_that_is_not_finite_is_kept(tmp_path, precision, iteration):
+    class Rooted(Scripted):
+        def forward(self, batch):
+            return (self.weight * 0).sqrt()  # 0, and its gradient is NaN
+
+    trainer = tiny_trainer(Capsule(), run_dir=tmp_path, model=Rooted, precision=precision, max_iter=60)
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    # With fp16 the scale is lowered as far as it goes before: it might have been to blame.
+    capsule = read(tmp_path / "capsules" / f"iter_{iteration:07d}")
+    assert capsule.values["total_loss"] == 0
+    assert capsule.weights["weight"] == 1
+
+
 def test_a_spike_is_a_loss_far_above_the_median_of_a_full_window(tmp_path):
     script = {1: 50.0, 5: 4.9, 6: 5.1, 7: 9.0, 9: 26.0}  # by then the median is 5
     scripted(tmp_path, script, Capsule(spike=5, window=4)).train()
