@@ -328,7 +328,7 @@ class TrainerBase:
             for name in due:
                 self._evaluate(name)
                 done.add(name)
-            ending = ending or self._ending.after_iteration(self)
+            ending = self._ending.after_iteration(self)
 
     def _evaluate(self, name: str) -> None:
         with rng.forked_rng():

@@ -134,7 +134,8 @@ class Ending:
             _request_save(trainer)
             return None
         if wanted == _STOP:
-            trainer.reason = next(filter(None, distributed.gather(trainer.reason)), "")
+            reasons = distributed.gather(trainer.reason if trainer._stop_due else "")
+            trainer.reason, self.is_out_of_time = next(filter(None, reasons), ""), False
             return "stopped"
         if wanted == _TIME_IS_UP:
             self.is_out_of_time = True
