@@ -42,7 +42,7 @@ def adapted(
     return replace(
         config,
         run=replace(config.run, dir=str(folder)),
-        train=replace(config.train, max_iter=max_iter, stop_at=None),
+        train=replace(config.train, max_iter=max_iter, stop_at=None, time_limit=None),
         hooks=[
             replace(spec, options={**spec.options, **options.get(spec.name, {})})
             for spec in config.hooks
