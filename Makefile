@@ -1,4 +1,5 @@
 # `make train` trains the example model, `make test` checks everything; both set up .venv first.
+# `make faults` breaks runs on purpose, a thousand times, and writes down what came of it.
 # `make benchmarks` measures, which takes most of an hour, with an environment of its own.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/.installed
 BENCH := .venv-bench
 
-.PHONY: train test lint types imports tests docs benchmarks clean
+.PHONY: train test lint types imports tests faults docs benchmarks clean
 
 train: $(INSTALLED)
 	$(BIN)/hookline train examples/char_gpt/config.yaml $(ARGS)
@@ -26,6 +27,11 @@ imports: $(INSTALLED)
 
 tests: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+
+# Alone on the machine, and in one process: kills are drawn over the time that a run takes.
+faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 HOOKLINE_FAULTS=long $(BIN)/pytest -n 0 --timeout 3600 $(or $(ARGS),tests/faults)
+	$(BIN)/python tests/faults/results.py
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html

@@ -49,12 +49,13 @@ def is_long() -> bool:
 
 
 def add(row: Row) -> None:
-    """Put ``row`` in the file, in place of the one that this fault and test had before."""
+    """Put ``row`` in the file, in place of the one that this fault and test had before, and in the page."""
     with _alone():
         kept = [other for other in rows() if (other.fault, other.test) != (row.fault, row.test)]
         ordered = sorted([*kept, row], key=_place)
         data = {"versions": _versions(), "machine": _machine(), "rows": [asdict(each) for each in ordered]}
         FILE.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        PAGE.write_text(page(), encoding="utf-8")
 
 
 def rows() -> list[Row]:
@@ -82,7 +83,8 @@ def _table() -> str:
     for row in rows():
         file, _, name = row.test.removeprefix("tests/faults/").partition("::")
         cells = [row.fault, f"{row.trials:,}", f"{row.passed:,}", row.outcome, f"{row.seconds:.0f}", row.date]
-        lines.append(f"| {' | '.join(cells)} | `{file}::{name}` |")
+        cells.append(f"`{file}::{name}`")
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join([*lines, ""])
 
 

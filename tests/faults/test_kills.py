@@ -21,6 +21,12 @@ def test_killed_at_random_instants_a_run_ends_as_if_it_had_not_been(server, size
     check(done, record, "kill -9 at random instants")
 
 
+def test_killed_while_it_saves_in_the_background_a_run_ends_the_same(server, size, record):
+    overrides = (*size(SHORTER, ()), "hooks.checkpoint.background=true")
+    done = server.call("job:kill_trials", size(10, 300), seed=4, overrides=overrides)
+    check(done, record, "kill -9 at random instants, saving in the background")
+
+
 def test_a_harness_that_forgets_the_rng_is_caught(server):
     patches = ["breaks:forget_rng"]
     done = server.call("job:kill_trials", 40, seed=2, overrides=SHORTER, patches=patches, max_failures=1)
