@@ -247,7 +247,7 @@ class Delivery:
 
     def _check_fence(self) -> None:
         """Return if this process may write; else let go of every writer, and raise."""
-        if self._fence is None:
+        if self._fence is None or self._state == "closed":
             return
         try:
             self._fence()
