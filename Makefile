@@ -25,8 +25,9 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
+# The slowest tests stand side by side: a worker that has done its own takes from the other's.
 tests: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 # Alone on the machine, and in one process: kills are drawn over the time that a run takes.
 faults: $(INSTALLED)
