@@ -16,6 +16,7 @@ from hookline.errors import CheckpointError, ConfigError, NonFiniteError, Plugin
 from hookline.hooks import Capsule
 from hookline.hooks.generators import Generators
 from hookline.testing import tiny_trainer
+from hookline.testing.tiny import TinyTrainer
 
 
 class Scripted(nn.Module):
@@ -217,6 +218,17 @@ def test_values_that_arrive_late_still_find_their_batch_and_leave_the_weights_ou
     assert torch.equal(capsule.batches[0][0], seen[5])
     assert [one["batch"] for one in capsule.samples] == [5]
     assert capsule.weights is None
+
+
+def test_of_a_trainer_that_has_more_than_a_model_the_weights_are_not_enough(tmp_path):
+    class More(TinyTrainer):
+        def state_dict(self):
+            return super().state_dict()
+
+    trainer = scripted(tmp_path, {2: math.nan}, Capsule(), max_skips=1)
+    trainer.__class__ = More
+    trainer.train()
+    assert read(tmp_path / "capsules" / "iter_0000002").weights is None
 
 
 def test_no_more_batches_are_held_than_values_are_awaited_for(tmp_path):

@@ -215,9 +215,9 @@ class Capsule(HookBase):
         begun = next((one for one in self._begun if one.iteration == event.iteration), None)
         if begun is None:
             raise RunError(f"{self.name}: expected its batch to be at hand, got its values too late.")
-        # Only the kernel tells of a norm that is NaN, and then it has not touched the weights. All ranks have
-        # the same ones.
+        # Only the kernel tells of a norm that is NaN, and then it has not touched the weights.
         is_clean = math.isnan(event.values.get("grad_norm", 0.0)) and trainer.iter == event.iteration
+        is_enough = is_clean and _has_only_a_model(trainer)
         run_dir: Path | None = trainer.run_dir
         capsule = capsules.Capsule(
             iteration=event.iteration,
@@ -234,7 +234,8 @@ class Capsule(HookBase):
             samples=_samples(trainer.data_loader, begun) if begun.position is not None else None,
             batches=list(begun.batches),
             rng=begun.rng,
-            weights=trainer.model.state_dict() if is_clean and distributed.is_main() else None,
+            # All ranks have the same ones.
+            weights=trainer.model.state_dict() if is_enough and distributed.is_main() else None,
             versions={"hookline": version("hookline"), "torch": str(torch.__version__)},
         )
         path = capsules.write(self._folder, capsule, self._fence, self._ledger)
@@ -256,6 +257,12 @@ class Capsule(HookBase):
             return None
         is_within = self.dir is None and run_dir is not None and path.is_relative_to(run_dir)
         return str(path.relative_to(run_dir) if is_within and run_dir is not None else path.absolute())
+
+
+def _has_only_a_model(trainer: Any) -> bool:
+    """Return whether losses depend on the weights of ``trainer.model`` alone: whoever has more saves more."""
+    module: str = type(trainer).state_dict.__module__
+    return module.partition(".")[0] == "hookline"
 
 
 def _measured(event: Events) -> dict[str, float]:

@@ -122,6 +122,7 @@ class _Rerun:
             state = checkpoint.load(source)
             state.pop("fingerprint", None)  # What was changed for this is known.
             trainer.load_state_dict(state)
+            trainer.hooks.call("after_load", trainer=trainer, path=source)
             start = trainer.iter
         num, self._is_trained_on = self.capsule.iteration - start, True
         name = source.name if source is not None else "the run's beginning"
