@@ -15,6 +15,7 @@ from hookline import Problem, RunError
 __all__ = ["Table"]
 
 QUOTE = '"'
+PIECE_ROWS = 4096
 
 _SPECIAL = {*",\r\n", QUOTE}
 
@@ -44,9 +45,9 @@ class Table:
         """Add those of ``names`` that are new on the right; the file is replaced by one that has them."""
         new = [name for name in names if name not in self._known]
         if new:
-            empty = b"," * len(new) + b"\n"
-            rows = (row[:-1] + empty for row in _rows(self._path))
-            self._make([*self.columns, *new], rows)
+            end = b"," * len(new) + b"\n"
+            pieces = (piece.replace(b"\n", end) for piece in _joined(_rows(self._path)))
+            self._make([*self.columns, *new], pieces)
 
     def append(self, rows: Sequence[Sequence[str]]) -> None:
         """Add ``rows``, whole; each has a cell for each column."""
@@ -75,13 +76,13 @@ class Table:
     def _go_to(self, position: Mapping[str, Any]) -> None:
         """Cut the file to what it was at ``position``: columns that came later are those on the right."""
         columns, num_rows = list(position["columns"]), position["num_rows"]
-        cut = (b",".join(row[:-1].split(b",")[: len(columns)]) + b"\n" for row in _rows(self._path))
-        self._make(columns, islice(cut, num_rows), position)
+        rows = (_cut(row, len(columns)) for row in islice(_rows(self._path), num_rows))
+        self._make(columns, _joined(rows), position)
 
     def _make(
-        self, columns: list[str], rows: Iterable[bytes], position: Mapping[str, Any] | None = None
+        self, columns: list[str], pieces: Iterable[bytes], position: Mapping[str, Any] | None = None
     ) -> None:
-        """Replace the file by one of ``rows``, once it is whole, on the disk and what ``position`` says."""
+        """Replace the file by one of these rows, once it is whole, on the disk and what ``position`` says."""
         self._hash, self._num_rows = hashlib.sha256(), 0
         temporary = self._path.with_name(f".tmp-{self._path.name}")
         try:
@@ -89,10 +90,10 @@ class Table:
                 header = _header(columns)
                 file.write(header)
                 self._hash.update(header)
-                for row in rows:
-                    file.write(row)
-                    self._hash.update(row)
-                    self._num_rows += 1
+                for piece in pieces:
+                    file.write(piece)
+                    self._hash.update(piece)
+                    self._num_rows += piece.count(b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             if position is not None:
@@ -134,6 +135,19 @@ def _rows(path: Path) -> Iterator[bytes]:
             if num_quotes % 2 == 0:
                 break
         yield from file
+
+
+def _cut(row: bytes, num_columns: int) -> bytes:
+    """Return the first cells of ``row``, no one of which is quoted."""
+    if row.count(b",") < num_columns:
+        return row
+    return b",".join(row[:-1].split(b",", num_columns)[:num_columns]) + b"\n"
+
+
+def _joined(rows: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield ``rows`` in pieces, of which there are fewer."""
+    while piece := b"".join(islice(rows, PIECE_ROWS)):
+        yield piece
 
 
 def _sync_directory(path: Path) -> None:
