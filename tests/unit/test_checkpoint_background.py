@@ -350,21 +350,18 @@ class TestHook:
 
     @pytest.mark.parametrize("background", [False, True])
     def test_a_save_that_fails_deletes_nothing(self, make_trainer, tmp_path, monkeypatch, background):
-        hook = hooks.Checkpoint(period=1, keep=2, background=background)
+        make_trainer(hooks.Checkpoint(period=1, keep=0), run_dir=tmp_path).train(0, 4)
+        before = names(tmp_path)
+        hook = hooks.Checkpoint(keep=2, background=background)
         trainer = make_trainer(hook, run_dir=tmp_path)
-
-        def fill_the_disk():
-            if trainer._saving is not None:
-                trainer._saving.result(20)
-            monkeypatch.setattr(writing, "write_new", full)
 
         def full(path, pieces):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        trainer.register_hooks([at(3, fill_the_disk)])
+        trainer.register_hooks([at(5, lambda: monkeypatch.setattr(writing, "write_new", full))])
         with pytest.raises(CheckpointError, match="No space left on device"):
-            trainer.train(0, 9)
-        assert names(tmp_path) == ["iter_0000001", "iter_0000002", "latest"]
+            trainer.train(4, 6)
+        assert names(tmp_path) == before == [*(f"iter_000000{i}" for i in range(4)), "latest"]
 
     def test_only_rank_0_looks(self, make_trainer, tmp_path, monkeypatch):
         monkeypatch.setattr(hooks.checkpoint.distributed, "is_main", lambda: False)
