@@ -32,7 +32,7 @@ _HERE = "from here on"
 # The first that matches decides. What none matches, or one without a level, makes no difference to training,
 # or is told elsewhere: hooks and writers by the plugin lock, the number of processes by the random numbers.
 _OF_CONFIG: tuple[tuple[str, Level | None, str], ...] = (
-    ("run.seed", "warning", f"a hookline.Loader orders by it, so there are {_BATCHES}"),
+    ("run.seed", "warning", "no effect, as a resumed run keeps its random numbers and the order of its data"),
     ("model.target", "error", ""),
     ("model.*", "warning", f"another model {_HERE}"),
     ("optimizer.target", "warning", f"another optimizer {_HERE}"),

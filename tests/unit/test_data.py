@@ -88,7 +88,7 @@ def test_a_resumed_loader_goes_on_at_the_very_next_batch(num_yielded):
             seen.append(batch.tolist())
             if len(seen) == num_yielded:
                 break
-    resumed = Loader(Numbers(10), batch_size=3, seed=5)
+    resumed = Loader(Numbers(10), batch_size=3, seed=6)
     resumed.load_state_dict(stopped.state_dict())
     while len(seen) < len(expected):
         seen += epoch(resumed)
@@ -114,7 +114,7 @@ def test_batches_that_workers_fetched_ahead_do_not_count_as_seen():
     expected = epoch(Loader(Numbers(12), batch_size=2))
     batches = iter(loader)
     assert [next(batches).tolist() for _ in range(2)] == expected[:2]
-    assert loader.state_dict() == {"epoch": 0, "batch": 2, "num_batches": 6}
+    assert loader.state_dict() == {"epoch": 0, "batch": 2, "num_batches": 6, "seed": 0}
     assert epoch(loader) == expected[2:]
 
 
@@ -195,7 +195,7 @@ def test_without_padding_no_sample_is_seen_twice(num_samples):
 def test_an_epoch_of_another_length_goes_on_at_the_same_share_and_says_so(caplog):
     loader = Loader(Numbers(20), batch_size=1)
     loader.load_state_dict({"epoch": 3, "batch": 5, "num_batches": 10})
-    assert loader.state_dict() == {"epoch": 3, "batch": 10, "num_batches": 20}
+    assert loader.state_dict() == {"epoch": 3, "batch": 10, "num_batches": 20, "seed": 0}
     assert "20 batches now, 10 when the state was saved" in caplog.text
 
 

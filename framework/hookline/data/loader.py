@@ -112,12 +112,14 @@ class Loader:
         return self._order(epoch)[first : first + self.batch_size]
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position: epoch, batches yielded of it, and how many batches an epoch has."""
-        return {"epoch": self._epoch, "batch": self._num_yielded, "num_batches": len(self)}
+        """Return the position: seed, epoch, batches yielded of it, and how many batches an epoch has."""
+        place = {"epoch": self._epoch, "batch": self._num_yielded, "num_batches": len(self)}
+        return {**place, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go to the position ``state``; the next ``iter()`` yields what follows it.
 
+        Its seed is taken over, too: in another order an epoch would hold some samples twice, some never.
         Where an epoch has another number of batches than when the state was saved (another batch size,
         dataset or number of ranks), go to the same share of the epoch, with a warning.
 
@@ -126,6 +128,7 @@ class Loader:
         """
         try:
             epoch, batch, num_batches = int(state["epoch"]), int(state["batch"]), int(state["num_batches"])
+            self.seed = int(state.get("seed", self.seed))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"data loader: expected a state with epoch, batch and num_batches, got {state!r}. "
