@@ -69,7 +69,7 @@ def _part(microbatch: int, name: str, tensor: Tensor, indices: Sequence[int], *,
     least, most, mean = (
         (finite.min().item(), finite.max().item(), finite.mean().item()) if finite.numel() else [math.nan] * 3
     )
-    rows = _rows(values, is_spike=is_spike)
+    rows = _rows(values, is_spike=is_spike and tensor.is_floating_point())
     is_by_sample = tensor.ndim > 0 and len(tensor) == len(indices)
     return Part(
         microbatch,
