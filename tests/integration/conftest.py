@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from hookline.cli import main
+from hookline.inspection.worker import how_it_ended
 from hookline.plugins import installed
 
 from .forks import Forks
@@ -107,6 +109,19 @@ def forks():
     started = Forks()
     yield started
     started.close()
+
+
+@pytest.fixture
+def forked_workers(forks, monkeypatch):
+    """Fork the workers that import plugins; each would take seconds to import torch."""
+
+    def worked(text, folder, deadline_s, environment):
+        given = json.loads(text)
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(given["path"])}
+        serve = ["hookline.inspection.worker:serve", json.dumps(given["request"])]
+        return how_it_ended(forks.run(serve, Path.cwd(), variables))
+
+    monkeypatch.setattr("hookline.inspection.probe._worked", worked)
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SERVER = """
-import atexit, gc, json, os, runpy, sys, threading
+import atexit, gc, json, multiprocessing, os, runpy, sys, threading
 from importlib import import_module
 import hookline.cli.training, hookline_tensorboard.summaries, sympy, torch._dynamo
 import hookline.hooks, hookline.inspection.describe, hookline.inspection.probe, hookline.inspection.worker
+import hookline.testing.conformance, hookline.verification.apart
 from pydantic import TypeAdapter
 
 
@@ -35,7 +36,10 @@ def worked(text, folder, deadline_s, environment):
     return hookline.inspection.worker.how_it_ended(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))
 
 
-hookline.inspection.probe._worked = worked  # instead of a process that imports torch anew
+# Instead of processes that import torch anew.
+hookline.inspection.probe._worked = worked
+fork = multiprocessing.get_context("fork")
+hookline.testing.ranks.fresh_processes = hookline.verification.apart.fresh_processes = lambda preload: fork
 gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:

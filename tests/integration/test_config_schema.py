@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted([*ROOT.glob("examples/*/*.yaml"), *ROOT.glob("tests/integration/*/run.yaml")])
 
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
+
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory):
     """Return the schema of what this environment has installed."""

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import textwrap
-from pathlib import Path
 
 import importlib_metadata
 import pytest
@@ -17,7 +16,6 @@ from hookline.errors import PluginError
 from hookline.inspection import probe as probe_module
 from hookline.inspection.checks import faults_of
 from hookline.inspection.probe import probe
-from hookline.inspection.worker import how_it_ended
 
 HELLO = '''
 from hookline import HookBase
@@ -41,19 +39,10 @@ class Hello(HookBase):
 
 
 @pytest.fixture(autouse=True)
-def quick_workers(request, monkeypatch):
+def quick_workers(request):
     """Start workers quickly, but in a test whose matter is how they start."""
-    if "real_workers" in request.fixturenames:
-        return
-    forks = request.getfixturevalue("forks")
-
-    def worked(text, folder, deadline_s, environment):
-        given = json.loads(text)
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(given["path"])}
-        serve = ["hookline.inspection.worker:serve", json.dumps(given["request"])]
-        return how_it_ended(forks.run(serve, Path.cwd(), variables))
-
-    monkeypatch.setattr(probe_module, "_worked", worked)
+    if "real_workers" not in request.fixturenames:
+        request.getfixturevalue("forked_workers")
 
 
 @pytest.fixture
@@ -241,11 +230,10 @@ def test_entry_points_that_nobody_can_read_stop_no_command(machine):
     environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
     done = machine.project.run("plugins", "list", env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in (["plugins", "hooks"], ["train", "run.yaml", "train.max_iter=2"]):
-        done = machine.project.run(*command, env=environment)
-        assert done.returncode == 0
-        assert done.stderr.startswith("warning: The metadata of an installed distribution cannot be read")
-        assert done.stderr.count("\n") == 1
+    done = machine.project.run("train", "run.yaml", "train.max_iter=2", env=environment)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: The metadata of an installed distribution cannot be read")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("options", [[], ["--no-plugins"]])

@@ -551,11 +551,15 @@ def test_a_signal_ends_every_process_and_leaves_nothing(impure, tmp_path, sent, 
 
 def test_an_observer_that_the_trainer_registers_itself_is_told_apart(impure):
     (impure.path / "own.py").write_text(
-        "from hookline import DefaultTrainer\nfrom impure import Swaps\n\n"
+        "from hookline import DefaultTrainer, HookBase\n\n"
+        "class Looks(HookBase):\n"
+        "    observer = True\n    def after_step(self):\n        self.seen = self.trainer.iter\n\n"
         "class Own(DefaultTrainer):\n"
-        "    def build_hooks(self):\n        super().build_hooks()\n        self.register_hook(Swaps(), 'own')\n"
+        "    def build_hooks(self):\n        super().build_hooks()\n        self.register_hook(Looks(), 'own')\n"
     )
-    result = impure.fork("verify-plugins", "run.yaml", "--iters", "2", "trainer.target=./own.py:Own", *ALONE)
-    assert result.returncode == 0, result.stderr
+    result = impure.hookline(
+        "verify-plugins", "run.yaml", "--iters", 2, "trainer.target=./own.py:Own", *ALONE
+    )
+    assert result.exit_code == 0, result.stderr
     assert "own: the trainer registers it, not the config." in result.stdout
     assert "not checked" in result.stdout
