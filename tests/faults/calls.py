@@ -170,7 +170,7 @@ def _lost(root: Path, overrides: Sequence[str]) -> str:
 
 def _finished(root: Path, overrides: Sequence[str], patches: Sequence[Patch]) -> str:
     """Return what is wrong with the job after an attempt that nothing disturbs, or nothing."""
-    ending = finish(root, overrides=overrides, patches=patches)
+    ending = finish(root, overrides=overrides, patches=patches, is_built=True)
     if ending.code:
         return f"then exit code {ending.code}:\n{ending.output[-2000:]}"
     return difference(root, reference(tuple(overrides))[0])
@@ -222,7 +222,8 @@ def _traced(root: Path, options: Sequence[str], patches: Sequence[Patch] = (), *
     screen = root / "screen.txt"
     screen.write_bytes(bytes(_SCREEN_BYTES))
     read, write = os.pipe()
-    attempt = start(root, gate=read, patches=[["calls:print_apart", str(screen)], *patches], **how)
+    printing = ["calls:print_apart", str(screen)]
+    attempt = start(root, gate=read, patches=[printing, *patches], is_built=True, **how)
     os.close(read)
     command = ["strace", "-qq", "-p", str(attempt.pid), *options]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -319,8 +319,12 @@ def _train(
 
     os.environ["HOOKLINE_FAULTS_ACTS"] = json.dumps(acts)
     _apply(patches)
+    return _exit_code(lambda: main(["train", str(CONFIG), f"run.dir={root}", *overrides, "--resume", "auto"]))
+
+
+def _exit_code(act: Callable[[], object]) -> int:
     try:
-        main(["train", str(CONFIG), f"run.dir={root}", *overrides, "--resume", "auto"])
+        act()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
@@ -332,7 +336,6 @@ def _built(overrides: tuple[str, ...]) -> Any:
     from hookline import DefaultTrainer
     from hookline.checkpoint import rng
 
-    os.environ["HOOKLINE_FAULTS_ACTS"] = "[]"
     # The run directory is relative to where the fork goes.
     trainer = DefaultTrainer(CONFIG, ["run.dir=.", *overrides])
     return trainer, rng.capture()
@@ -343,15 +346,20 @@ def _train_built(
 ) -> int:
     """Train the job with the trainer that is there already; what it does on a disk is the same."""
     from hookline.checkpoint import rng
+    from hookline.cli.reporting import reporting
 
-    assert not acts, "the trainer was built without"
+    os.environ["HOOKLINE_FAULTS_ACTS"] = json.dumps(acts)
     trainer, generators = _built(tuple(overrides))
     rng.restore(generators)
     os.chdir(root)
     _apply(patches)
-    trainer.resume("auto")
-    trainer.train()
-    return 0
+
+    @reporting
+    def train() -> None:
+        trainer.resume("auto")
+        trainer.train()
+
+    return _exit_code(train)
 
 
 def _apply(patches: Sequence[Patch]) -> None:

@@ -66,7 +66,7 @@ class Acts(HookBase):
     The iteration -1 is every one.
     """
 
-    def __init__(self) -> None:
+    def before_train(self) -> None:
         self.acts = json.loads(os.environ.get("HOOKLINE_FAULTS_ACTS", "[]"))
 
     def before_step(self) -> None:
