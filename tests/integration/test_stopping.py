@@ -16,18 +16,20 @@ import pytest
 import yaml
 
 from hookline import RunError, load_config
+from hookline.cli import training
 from hookline.cli.ending import OUT_OF_TIME, end_out_of_time
 from hookline.description import hyper_parameters
 
 AUTO = ("--resume", "auto")
 
 PARTS = """
-import os, signal, time
+import os, signal
 from hookline import HookBase
+from hookline.trainer import ending
 
 class Slow(HookBase):
-    def after_step(self):
-        time.sleep(0.05)
+    def before_step(self):
+        ending.monotonic.now += 1.0  # of a test's clock
 
 class Fails(HookBase):
     def __init__(self, at: int = 7):
@@ -242,19 +244,29 @@ def test_what_is_asked_for_wrongly_is_one_message_and_nothing_is_touched(project
 # ---- a time limit
 
 
-def test_a_time_limit_pauses_in_time_and_its_exit_code_says_try_again(project):
-    arguments = ["hooks+=./parts.py:Slow", "train.max_iter=500", "--time-limit", "2s", *AUTO]
-    start = time.monotonic()
+class Clock:
+    """A clock that shows what ``Slow`` makes it show."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_time_limit_pauses_in_time_and_its_exit_code_says_try_again(project, monkeypatch):
+    monkeypatch.setattr("hookline.trainer.ending.monotonic", Clock())
+    arguments = ["hooks+=./parts.py:Slow", "train.max_iter=500", "--time-limit", "5m", *AUTO]
     result = project.hookline("train", "run.yaml", *arguments)
-    assert time.monotonic() - start < 2.5
     assert result.exit_code == OUT_OF_TIME == 75
     (run,) = project.runs()
     found = status(run)
-    assert (found["state"], found["reason"]) == ("paused", "time limit of 2s")
-    assert f"paused at iteration {found['iteration']} (time limit of 2s)" in result.output
+    assert (found["state"], found["reason"]) == ("paused", "time limit of 5m")
+    assert f"paused at iteration {found['iteration']} (time limit of 5m)" in result.output
+    # A second each, half a minute is left, and the start of the command counts.
+    assert 100 < found["iteration"] < 270
     assert (run / f"checkpoints/iter_{found['iteration'] - 1:07d}").is_dir()
     words = printed(result.output, "resume")
-    assert "train.time_limit=2s" in words
+    assert "train.time_limit=5m" in words
     more = project.hookline(*words, f"train.max_iter={found['iteration'] + 2}")
     assert f"finished at iteration {found['iteration'] + 2}" in more.output
     assert rows(run) == list(range(found["iteration"] + 2))
@@ -284,6 +296,19 @@ def test_a_signal_that_comes_when_the_last_iteration_is_done_does_not_ask_for_an
     result = project.hookline("train", "run.yaml", f"hooks+={{./parts.py:Signals: {{name: {name}, at: 11}}}}")
     assert result.exit_code == 0
     assert status(project.runs()[0])["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("train run.yaml --nproc 2", "hookline train run.yaml --nproc 2 --resume auto"),
+        ("train run.yaml --nproc 2 --resume runs/x", "hookline train run.yaml --nproc 2 --resume runs/x"),
+        ("train run.yaml --resume=auto --nproc=2", "hookline train run.yaml --resume=auto --nproc=2"),
+    ],
+)
+def test_a_launcher_whose_rank_was_killed_says_how_to_go_on(monkeypatch, arguments, hint):
+    monkeypatch.setattr(sys, "argv", ["hookline", *arguments.split()])
+    assert training._go_on() == f"Go on with: {hint}"
 
 
 INTERRUPTED = """
