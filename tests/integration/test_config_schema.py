@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -18,6 +21,39 @@ EXAMPLES = sorted([*ROOT.glob("examples/*/*.yaml"), *ROOT.glob("tests/integratio
 
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
+
+
+@pytest.fixture
+def forked_targets(forks, monkeypatch):
+    """Fork the process that imports targets, too, when it is waited for."""
+
+    class Worker:
+        returncode = None
+
+        def __init__(self, *_, stderr, **__):
+            self.log, self.stdin = stderr.name, self
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            """There is no pipe to be closed."""
+
+        def write(self, text):
+            self.request = json.loads(text)
+
+        def wait(self, timeout=None):
+            if self.returncode is None:
+                path = os.pathsep.join(self.request.pop("path"))
+                serve = ["hookline.inspection.targets:serve", json.dumps(self.request)]
+                environment = {**os.environ, "PYTHONPATH": path}
+                self.returncode = forks.run(serve, Path.cwd(), environment, stderr=self.log)
+
+        def kill(self):
+            """It has ended."""
+
+    edge = SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
+    monkeypatch.setattr("hookline.inspection.targets.subprocess", edge)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +126,7 @@ def test_the_schema_says_what_it_was_made_of(schema):
     assert all(option.get("description") for option in checkpoint["properties"].values())
 
 
+@pytest.mark.usefixtures("forked_targets")
 def test_a_config_adds_its_targets_and_local_hooks(project):
     config = plain(read_file(project.path / "run.yaml")[0])
     config["hooks"] += [{"./line.py:Hello": {"period": 3}}, {"again": {"use": "./line.py:Hello"}}]
@@ -108,6 +145,7 @@ def test_a_config_adds_its_targets_and_local_hooks(project):
     assert problems(schema, {**config, "model": {"target": "./line.py:Other", "any": 3}}) == []
 
 
+@pytest.mark.usefixtures("forked_targets")
 def test_a_config_that_is_not_finished_will_do(project):
     text = (
         "model: 3\n"
@@ -119,6 +157,7 @@ def test_a_config_that_is_not_finished_will_do(project):
     assert described(project, "half.yaml")[1] == ""
 
 
+@pytest.mark.usefixtures("forked_targets")
 def test_what_a_config_names_and_cannot_be_imported_is_named(project):
     (project.path / "broken.py").write_text("print('hi')\nraise SystemExit(3)\n")
     (project.path / "dying.py").write_text("import os\nos._exit(3)\n")
@@ -149,6 +188,7 @@ class Hook(HookBase):
 """
 
 
+@pytest.mark.usefixtures("forked_targets")
 def test_a_broken_plugin_is_left_out_and_an_ambiguous_one_is_on_offer_in_full(project, install, capfd):
     install("hookline-broken", "import nowhere_to_be_found", hooks=["broken = hookline_broken:Hook"])
     install("dist-one", f"print('noise')\n{HOOK.format(option='one')}", hooks=["same = dist_one:Hook"])
@@ -166,6 +206,7 @@ def test_a_broken_plugin_is_left_out_and_an_ambiguous_one_is_on_offer_in_full(pr
         assert problems(schema, {**config, "hooks": [wrong]}) != [], wrong
 
 
+@pytest.mark.usefixtures("forked_targets")
 def test_the_schema_is_written_to_a_file_with_what_to_do_next(project):
     result = project.hookline("config", "schema", "run.yaml", "-o", "schema.json")
     assert result.exit_code == 0
