@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -140,7 +141,11 @@ def test_a_run_that_ctrl_c_paused_ends_to_the_byte_like_one_that_ran_whole(tmp_p
         assert all(f"rank{rank} hookline.trainer.interrupts: {said}" in log for rank in range(2))
     shutil.copytree(tmp_path / "parts", tmp_path / "alone", symlinks=True)
 
-    codes, printed = ranks.run_ranks(train("parts", "--resume", str(parts)), tmp_path)
+    (resume,) = [line for line in stdout.read_text().splitlines() if line.startswith("resume")]
+    words = shlex.split(resume)[1:]
+    assert words[:4] == ["hookline", "train", "--nproc", "2"]
+    assert tmp_path / words[-1] == parts  # from the folder that the launcher was started in
+    codes, printed = ranks.run_ranks(["train", *words[4:-1], str(parts)], tmp_path / "parts")
     assert codes == [0, 0], printed
     assert printed[1] == ""
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
