@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -203,25 +204,43 @@ def test_a_run_that_was_killed_is_exported_up_to_its_last_whole_line(run):
     assert len((folder / "metrics.csv").read_text().splitlines()) == 21
 
 
-def test_a_run_that_goes_on_is_exported_and_goes_on(tmp_path):
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    slow = MODEL.replace("        x, y = batch\n", "        import time; time.sleep(0.02); x, y = batch\n")
-    (tmp_path / "model.py").write_text(slow)
-    train = [sys.executable, "-m", "hookline", "train", "run.yaml", "train.max_iter=70", "writers=[json]"]
-    with subprocess.Popen(train, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            found = [*tmp_path.glob("runs/hello/2*/metrics.jsonl")]
-            if found and found[0].read_bytes().count(b"\n") > 20:
-                break
-            time.sleep(0.02)
-        done = hookline("export", found[0].parent, "--to", "csv", "--out", tmp_path / "table")
-        assert process.poll() is None
-        assert process.wait(60) == 0
-    assert done.exit_code == 0, done.output
-    num_rows = len((tmp_path / "table/metrics.csv").read_text().splitlines()) - 1
-    assert 20 < num_rows < 70
-    assert len(found[0].read_text().splitlines()) == 70
+# What a run does with its journal; without torch it begins at once.
+WRITING = """
+import itertools, sys, time
+from pathlib import Path
+from hookline import Events, Run, Scalar
+from hookline_json import JSONWriter
+
+writer = JSONWriter()
+writer.open(Run(Path(sys.argv[1]), "hello", "1", generation=2))
+for i in itertools.count():
+    writer.write([Events(i, 1e9 + i, {"a": Scalar(i / 7), "t": Scalar(i / 3, volatile=True)})])
+    time.sleep(0.001)
+"""
+
+
+def test_a_run_that_goes_on_is_exported_and_so_is_what_is_left_when_it_is_killed(run, tmp_path):
+    def table(name):
+        done = hookline("export", run, "--to", "csv", "--out", name)
+        assert done.exit_code == 0, done.output
+        with open(f"{name}/metrics.csv", newline="") as file:
+            return [(int(row["iteration"]), float(row["a"]), row["t"]) for row in csv.DictReader(file)]
+
+    with subprocess.Popen([sys.executable, "-c", WRITING, str(run)]) as process:
+        try:
+            num_lines, deadline = 0, time.monotonic() + 60
+            while num_lines < 60 and time.monotonic() < deadline:
+                time.sleep(0.01)
+                with suppress(FileNotFoundError):  # what was there is being moved aside
+                    num_lines = (run / "metrics.jsonl").read_bytes().count(b"\n")
+            live = table("live")
+            assert process.poll() is None
+        finally:
+            process.kill()
+    killed = table("killed")
+    assert len(killed) >= len(live) > 47
+    assert killed[: len(live) - 1] == live[:-1]  # of the last one there may have been no timings yet
+    assert [row[:2] for row in killed] == [(i, i / 7) for i in range(len(killed))]
 
 
 def test_a_writer_of_ones_own_can_be_told(run, tmp_path):
