@@ -164,7 +164,7 @@ class DefaultTrainer(SimpleTrainer):
         """
         first = self._next_iter if start_iter is None else start_iter
         last = self.max_iter if max_iter is None else max_iter
-        if first >= last:
+        if first > last or (first == last and not self._lacks_only_its_end()):
             where = self.config.where("train.max_iter")
             raise RunError(f"{where}: expected more than the {first} iterations done, got {last}. Raise it.")
         with ExitStack() as stack:
@@ -395,7 +395,13 @@ class DefaultTrainer(SimpleTrainer):
         self.run_dir = self._run.path
         return self._run
 
+    def _lacks_only_its_end(self) -> bool:
+        """Return whether the run was killed between its last save and the end of `train`."""
+        run = self._run
+        return self.resumed_from is not None and run is not None and not run.is_complete
+
     def _conclude(self, run: RunDir, duration_s: float) -> None:
+        run.check_generation(self.generation)
         run.write_status(self.status, reason=self.reason, iteration=self.iter)
         data = report.summary(self, duration_s)
         run.write_json("summary.json", data)

@@ -183,6 +183,20 @@ def steps(run) -> list[int]:
     return [event.step for event in events.Scalars("total_loss")]
 
 
+def test_a_run_that_was_killed_between_its_last_save_and_its_end_is_ended(project):
+    project.hookline("train", "run.yaml")
+    (run,) = project.runs()
+    metrics = (run / "metrics.jsonl").read_bytes()
+    (run / "status.json").write_text(json.dumps({**status(run), "state": "running"}))
+    result = project.hookline("train", "run.yaml", *AUTO)
+    assert result.exit_code == 0, result.output
+    assert project.runs() == [run]
+    assert status(run)["state"] == "finished"
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    refused = project.hookline("train", "run.yaml", "--resume", run)
+    assert "expected more than the 12 iterations done, got 12" in refused.output
+
+
 def test_auto_refuses_a_run_that_another_process_trains_and_touches_nothing(project):
     project.hookline("train", "run.yaml", "train.stop_at=5")
     (run,) = project.runs()
