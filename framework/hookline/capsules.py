@@ -220,10 +220,10 @@ def _plain(leaf: Any) -> Tensor:
 
 
 def _strange(value: Any) -> str:
-    """Return the outermost type in ``value`` that a file cannot hold as it is."""
-    if type(value) in (list, tuple, dict):
-        items = value.values() if isinstance(value, dict) else value
-        return next(filter(None, map(_strange, items)), "")
+    """Return the type in ``value`` that a file cannot hold as it is; empty where it can."""
+    items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
+    if inner := next(filter(None, map(_strange, items)), ""):
+        return inner
     try:
         checkpoint.encode(value)
     except CheckpointError:

@@ -58,7 +58,7 @@ class Points(TensorDataset):
         if self.shape == "dict":
             return {"x": x, "y": y, "name": "points"}
         if self.shape == "nested":
-            return {"inputs": [(x,)], "y": y.numpy()}
+            return {"inputs": [(x,)], "y": y.numpy(), "scale": torch.tensor(1.0), "name": "points"}
         if self.shape == "dataclass":
             return Pair(x, y)
         if self.shape == "opaque":
@@ -98,6 +98,8 @@ class Net(nn.Module):
         loss = (prediction - y).square().mean()
         if self.form == "root":
             loss = loss + (prediction * x).abs().sqrt().mean()
+        if self.form == "huge":
+            loss = loss * 1e25
         return {"loss": loss, "size": prediction.float().abs().mean() * 1e-3}
 
 
@@ -212,6 +214,20 @@ def test_a_gradient_alone_that_is_not_finite_is_found_with_its_parameter_and_lin
     assert re.match(r"layers\.2\.\w+: 1 of 1 not finite", found["gradient"][0])
 
 
+def test_gradients_that_overflow_only_together_are_told_as_that(trouble):
+    found = lines(trouble.hookline("replay", str(kept(trouble, "model.form=huge"))))
+    assert re.match(r"update, \w*norm made inf", found["first"][0])
+    assert found["next"] == ["Every gradient is finite, and together they are not. Make the loss smaller."]
+
+
+def test_weights_that_were_not_finite_before_are_named(trouble, capsule):
+    weights = {**capsules.read(capsule).weights, "layers.2.bias": torch.tensor([math.inf])}
+    spoilt = capsules.write(trouble.path / "spoilt", replace(capsules.read(capsule), weights=weights))
+    found = lines(trouble.hookline("replay", str(spoilt)))
+    assert found["weight"] == ["layers.2.bias is not finite to begin with"]
+    assert "The weights were not finite before" in found["next"][0]
+
+
 def test_an_overflow_of_fp16_is_told_as_one(trouble):
     capsule = kept(trouble, "data.train.x=1e6", "train.precision=fp16")
     found = lines(trouble.hookline("replay", str(capsule)))
@@ -251,6 +267,13 @@ def test_a_batch_of_a_type_of_its_own_is_filled_with_what_was_kept(trouble):
     assert result.exit_code == 0, result.output
     assert lines(result)["batch"] == ["as kept, each in a Pair that was drawn again"]
     assert "1 NaN" in result.stdout
+
+
+def test_a_batch_that_cannot_be_filled_is_refused(trouble):
+    capsule = kept(trouble, NAN, "data.train.shape=dataclass")
+    result = trouble.hookline("replay", str(capsule), "data.train.shape=opaque")
+    assert result.exit_code == 2
+    assert "expected batches of 2 tensors, got 1 in a Opaque" in result.stderr
 
 
 def test_a_batch_that_no_file_can_hold_is_drawn_again(trouble):
@@ -303,6 +326,27 @@ def test_a_spike_is_trained_up_to_again_and_its_batch_is_the_same_to_the_bit(tro
     after = {path: path.read_bytes() for path in capsule.parents[1].rglob("*") if path.is_file()}
     assert after == before  # nothing is written
     assert len(trouble.runs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ("nested", "drawn again, the same to the bit"),
+        ("dataclass", "drawn again, the same to the bit"),
+        ("opaque", "drawn again; a Opaque could not be stored to compare with"),
+    ],
+)
+def test_a_batch_of_any_shape_is_compared_with_the_one_drawn_again(trouble, shape, said):
+    found = replay(kept(trouble, *SPIKE, f"data.train.shape={shape}", code=0))
+    assert (found.verdict, found.batch) == ("equal", said)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trouble):
+    capsule = kept(trouble, *SPIKE, "hooks+={checkpoint: {period: 2, keep: 0}}", code=0)
+    (capsule.parents[1] / "checkpoints/iter_0000003/model.safetensors").unlink()
+    found = replay(capsule)
+    assert found.weights_from == "iter_0000001, trained 3 iterations on"
+    assert found.verdict == "equal"
 
 
 @pytest.mark.parametrize("overrides", [(NAN,), SPIKE], ids=["nan", "spike"])
@@ -392,10 +436,11 @@ def damaged(capsule: Path) -> None:
         (lambda capsule: None, ("model.breadth=5",), "model.breadth"),
         (lambda capsule: None, ("train.device=nowhere",), "train.device"),
         (lambda capsule: None, ("what=1",), "what"),
+        (lambda capsule: None, ("trainer.target=./trouble.py:Net",), "trainer.target"),
     ],
     ids=[
         "gone", "a file gone", "a bit flipped", "no manifest", "renamed", "other model", "no such option",
-        "no such device", "no such section",
+        "no such device", "no such section", "no trainer",
     ],
 )  # fmt: skip
 def test_what_cannot_be_replayed_is_refused_in_one_message(trouble, capsule, spoil, overrides, message):
@@ -430,6 +475,13 @@ def test_what_the_model_raises_while_it_is_watched_says_how_to_leave_that_away(t
     with pytest.raises(ZeroDivisionError) as raised:
         replay(capsule, anomaly=False)
     assert notes(raised.value) == []
+
+
+def test_a_capsule_of_a_trainer_without_a_config_is_refused(trouble, capsule):
+    bare = capsules.write(trouble.path / "bare", replace(capsules.read(capsule), config=None))
+    result = trouble.hookline("replay", str(bare))
+    assert result.exit_code == 2
+    assert "expected a capsule with a config" in result.stderr
 
 
 def test_a_checkpoint_is_no_capsule(trouble):
@@ -504,10 +556,14 @@ def test_a_capsule_runs_no_code_of_its_own(trouble, capsule):
 def test_hooks_that_take_part_in_training_take_part_in_the_replay(trouble):
     (trouble.path / "doubling.py").write_text(
         "from hookline import HookBase\n\n\nclass Doubling(HookBase):\n    def after_backward(self):\n"
-        "        for parameter in self.trainer.model.parameters():\n            parameter.grad.mul_(2)\n"
+        "        for parameter in self.trainer.model.parameters():\n            parameter.grad.mul_(2)\n\n\n"
+        "class Looking(HookBase):\n    observer = True\n\n    def after_step(self):\n"
+        "        with open('looked', 'a') as file:\n            file.write('.')\n\n\ndef looking():\n    return Looking()\n"
     )
-    capsule = kept(trouble, *SPIKE, "hooks+=./doubling.py:Doubling", code=0)
+    hooks = ("hooks+=./doubling.py:Doubling", "hooks+=./doubling.py:looking")
+    capsule = kept(trouble, *SPIKE, *hooks, code=0)
     found = replay(capsule)
+    assert (trouble.path / "looked").read_text() == "." * 7  # an observer is left out
     assert found.verdict == "equal"
     assert found.values["grad_norm"] > 0
     assert not math.isnan(found.values["grad_norm"])

@@ -15,6 +15,7 @@ from hookline.capsules import find, read, write
 from hookline.errors import CheckpointError, ConfigError, NonFiniteError, PluginError, RunError, notes
 from hookline.hooks import Capsule
 from hookline.hooks.generators import Generators
+from hookline.replay.result import Replay, verdict_of
 from hookline.testing import tiny_trainer
 from hookline.testing.tiny import TinyTrainer
 
@@ -81,11 +82,11 @@ def test_what_is_kept_is_the_batch_and_the_random_numbers_that_it_was_trained_wi
 
 
 def test_samples_are_known_across_the_end_of_an_epoch(tmp_path):
-    trainer = scripted(tmp_path, {10: math.nan}, Capsule(), accumulate=3)  # 8 batches an epoch
+    trainer = scripted(tmp_path, {8: math.nan}, Capsule(), accumulate=3)  # 8 batches an epoch
     with pytest.raises(NonFiniteError):
         trainer.train()
-    capsule = read(tmp_path / "capsules" / "iter_0000003")
-    assert [(one["epoch"], one["batch"]) for one in capsule.samples] == [(1, 1), (1, 2), (1, 3)]
+    capsule = read(tmp_path / "capsules" / "iter_0000002")
+    assert [(one["epoch"], one["batch"]) for one in capsule.samples] == [(0, 6), (0, 7), (1, 0)]
     for batch, sample in zip(capsule.batches, capsule.samples, strict=True):
         assert torch.equal(trainer.data_loader.dataset.tensors[0][sample["indices"]], batch[0])
 
@@ -186,15 +187,15 @@ def test_a_capsule_that_could_not_be_written_is_not_named(tmp_path):
     assert notes(raised.value) == []
 
 
-def late(trainer):
-    """Make values arrive when a period has ended, as from a CUDA device."""
+def late(trainer, period):
+    """Make values arrive when so many iterations have ended, as from a CUDA device."""
     storage, waiting = trainer.storage, []
     attach = storage.attach
 
     def attach_late(reader):
         def read_late(events):
             waiting.extend(events)
-            if storage.iter % trainer.log_period == 0:
+            if storage.iter % period == 0:
                 reader(waiting[:])
                 waiting.clear()
 
@@ -212,12 +213,19 @@ def test_values_that_arrive_late_still_find_their_batch_and_leave_the_weights_ou
             seen[self.trainer.iter] = self.trainer.microbatches[0][0].clone()
 
     trainer = scripted(tmp_path, {5: math.nan}, Look(), Capsule(), max_skips=1, max_iter=12)
-    late(trainer)
+    late(trainer, trainer.log_period)
     trainer.train()
     capsule = read(tmp_path / "capsules" / "iter_0000005")
     assert torch.equal(capsule.batches[0][0], seen[5])
     assert [one["batch"] for one in capsule.samples] == [5]
     assert capsule.weights is None
+
+
+def test_values_that_arrive_far_too_late_are_a_warning(tmp_path, caplog):
+    trainer = scripted(tmp_path, {1: math.nan}, Capsule(), log_period=1, max_skips=1, max_iter=12)
+    late(trainer, 12)
+    trainer.train()
+    assert "could not be kept: Capsule: expected its batch to be at hand" in caplog.text
 
 
 def test_of_a_trainer_that_has_more_than_a_model_the_weights_are_not_enough(tmp_path):
@@ -388,6 +396,33 @@ def test_the_newest_capsule_of_a_folder_is_found(tmp_path):
 def test_a_forged_capsule_is_refused(tmp_path, forged):
     with pytest.raises(CheckpointError, match="expected a whole capsule, got 'another"):
         read(write(tmp_path, a_capsule(**forged)))
+
+
+def test_what_only_calls_itself_a_capsule_is_refused(tmp_path):
+    path = checkpoint.save(tmp_path, 4, {"capsule": {"version": 1}})
+    with pytest.raises(CheckpointError, match="expected a whole capsule, got .*missing"):
+        read(path)
+
+
+def test_a_batch_in_a_dict_that_no_file_can_hold_is_stored_as_its_tensors(tmp_path):
+    back = read(write(tmp_path, a_capsule(batches=[{(1, 2): torch.ones(2)}])))
+    assert back.unstored == "dict"
+    assert torch.equal(back.batches[0][0], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict", "shown"),
+    [
+        ({"total_loss": 2.5}, "equal", "2.5, as recorded"),
+        ({"total_loss": 2.5001}, "close", "2.5001, close to the 2.5 that was recorded"),
+        ({"total_loss": 2.6}, "differs", "2.6, differs from what was recorded: 2.5"),
+        ({"total_loss": math.nan}, "differs", "nan, differs from what was recorded: 2.5"),
+        ({}, "differs", "nan, differs from what was recorded: 2.5"),
+    ],
+)
+def test_what_an_iteration_measures_is_held_against_what_was_recorded(tmp_path, now, verdict, shown):
+    found = Replay(tmp_path, a_capsule(), values=now)
+    assert (verdict_of(found), found.shown("total_loss")) == (verdict, shown)
 
 
 def test_a_capsule_of_another_version_is_refused(tmp_path, monkeypatch):

@@ -214,7 +214,7 @@ def test_to_watch_changes_nothing_and_leaves_nothing_behind():
         (torch.tensor([1, 2]), False),
         (torch.empty(0), False),
         (torch.ones(2, device="meta"), False),
-        (torch.ones(2).to(torch.float8_e5m2), False),
+        (torch.ones(2).to(torch.float8_e4m3fn), False),
         ("text", False),
     ],
 )

@@ -231,7 +231,7 @@ class Capsule(HookBase):
             config=_config_in(run_dir),
             checkpoint=self._newest_checkpoint(run_dir),
             is_drawn=begun.is_drawn,
-            samples=_samples(trainer.data_loader, begun) if begun.position is not None else None,
+            samples=_samples(getattr(trainer, "data_loader", None), begun),
             batches=list(begun.batches),
             rng=begun.rng,
             # All ranks have the same ones.
@@ -274,17 +274,19 @@ def _measured(event: Events) -> dict[str, float]:
     }
 
 
-def _samples(loader: Loader, begun: _Begun) -> list[dict[str, Any]] | None:
-    """Return epoch, number and sample indices of each batch, back from where the loader was after them."""
-    position = begun.position or {}
-    epoch, number = position["epoch"], position["batch"]
+def _samples(loader: Any, begun: _Begun) -> list[dict[str, Any]] | None:
+    """Return epoch, number and sample indices of each batch, back from where the loader was after them.
+
+    None where nobody knows.
+    """
+    if begun.position is None or not begun.is_drawn:
+        return None  # A run_step of somebody's own may make batches of what it has drawn.
+    epoch, number = begun.position["epoch"], begun.position["batch"]
     found: list[dict[str, Any]] = []
     for _ in begun.batches:
         if number == 0:
-            epoch, number = epoch - 1, position["num_batches"]
+            epoch, number = epoch - 1, begun.position["num_batches"]
         number -= 1
-        if epoch < 0:
-            return None
         found.append({"epoch": epoch, "batch": number, "indices": loader.indices_of(epoch, number)})
     return found[::-1]
 
