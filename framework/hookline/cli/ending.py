@@ -64,7 +64,7 @@ def starting() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if came:  # Whatever became of the exception: some that are raised amid imports are lost.
             _tell_to_start_again()
             sys.exit(128 + came[0])
@@ -83,7 +83,10 @@ def end_out_of_time() -> None:
 
 
 def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
-    """Install ``handler`` for those signals that are not ignored; return what was there before."""
+    """Install ``handler`` for those signals that are not ignored; return what was there before.
+
+    That is None where Python cannot tell it.
+    """
     if threading.current_thread() is not threading.main_thread():  # no other thread may
         return {}
     return {

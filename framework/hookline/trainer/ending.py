@@ -19,9 +19,7 @@ __all__ = ["Ending", "Status"]
 
 Status = Literal["created", "running", "finished", "stopped", "paused", "failed"]
 
-_AGREE_S = (
-    2.0  # Ranks whose iterations are slow ask each other so often: a signal must not wait for a period.
-)
+_AGREE_S = 2.0  # Ranks whose iterations are slow ask each other so often: a signal cannot wait for a period.
 _MARGIN = 0.1  # Of a time limit: for the writers, for a save that takes longer than the last, for the exit.
 _MAX_MARGIN_S = 30.0
 # What is wanted; of several wishes the highest counts, and all that end the run save it. A signal is
