@@ -37,6 +37,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import distributions
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,11 +185,13 @@ class Reader:
     def execute(self, command: str, words: list[str]) -> tuple[int, str]:
         """Return exit code and output of one command."""
         needs_shell = re.search(r"[|;&<>$*~]", re.sub(r"'[^']*'|\"[^\"]*\"", "", command))
+        own = dict(word.split("=", 1) for word in takewhile(re.compile("[A-Z_]+=").match, words))
+        words = words[len(own) :]
         if words[0] in ("hookline", "python", "pytest") and not needs_shell:
             output = self.folder / ".output"
             output.write_text("")
             width = {"COLUMNS": "80"} if words[0] == "pytest" else {}
-            code = self.forks.run(words, self.folder, {**self.environment, **width}, output, output)
+            code = self.forks.run(words, self.folder, {**self.environment, **width, **own}, output, output)
             return code, output.read_text()
         done = subprocess.run(
             command,

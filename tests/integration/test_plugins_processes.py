@@ -64,7 +64,7 @@ def awaited(condition, seconds):
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.02)
+        time.sleep(0.05)
     return condition()
 
 
