@@ -290,6 +290,9 @@ def test_a_limit_is_no_hyper_parameter_and_is_shown_in_seconds(project):
     config = load_config("run.yaml", ["train.time_limit=3h50m"])
     assert config.train.time_limit == 13800
     assert "train.time_limit" not in hyper_parameters(config)
+    # YAML takes the second for a number in base 60, which is the same.
+    for text in ("03:50:00", "3:50:00", "'3h 50m'", "13800"):
+        assert load_config("run.yaml", [f"train.time_limit={text}"]).train.time_limit == 13800
     assert "time_limit: 13800" in project.hookline("config", "run.yaml", "train.time_limit=03:50:00").output
 
 
