@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["forget_events_position", "forget_json_position", "forget_rng"]
+__all__ = ["forget_events_position", "forget_json_position", "forget_rng", "report_what_is_not_saved"]
 
 
 def forget_rng() -> None:
@@ -24,3 +24,10 @@ def forget_events_position() -> None:
     from hookline_tensorboard import TensorBoardWriter
 
     TensorBoardWriter.load_state_dict = lambda self, state: None
+
+
+def report_what_is_not_saved() -> None:
+    """Say that a checkpoint is there, and write none."""
+    from hookline.hooks import Checkpoint
+
+    Checkpoint.save = lambda self, iteration, state, tags: self.root / f"iter_{iteration:07d}"

@@ -42,7 +42,8 @@ CALLS = (
 )  # fmt: skip
 SHORT = ("train.max_iter=3", "hooks.checkpoint.period=1", "hooks.evaluate.period=2")
 """The job with three saves, the last of which deletes the first's."""
-_SCREEN_BYTES = 2**20
+_SHARED_BYTES = 2**20
+_reported: _Shared
 _LINE = re.compile(r"(\w+)\((.*)")
 _ATTACH_S = 10.0
 
@@ -96,7 +97,7 @@ def kill_at(
     for point in chosen:
         with place() as root:
             inject = _inject(point.call, f"signal=KILL:when={point.number}")
-            traced = _traced(root, inject, overrides=overrides, patches=patches, acts=_reports(root))
+            traced = _traced(root, inject, overrides=overrides, patches=patches, acts=_reports())
             ending = traced.wait()
             done.trials += 1
             done.kills += ending.code == -9
@@ -124,7 +125,7 @@ def fail_at(
         with place() as root:
             when = f"{point.number}{'+' if lasting else ''}"
             inject = _inject(point.call, f"error={error}:when={when}")
-            traced = _traced(root, inject, overrides=overrides, patches=patches, acts=_reports(root))
+            traced = _traced(root, inject, overrides=overrides, patches=patches, acts=_reports())
             ending = traced.wait()
             done.trials += 1
             done.kills += ending.code != 0
@@ -134,24 +135,22 @@ def fail_at(
     return done
 
 
-def report(trainer, file: str, path: Path) -> None:
+def report(trainer, path: Path) -> None:
     """Tell which checkpoint the product says is durable; called after a save."""
-    with open(file, "a") as reported:
-        reported.write(f"{path.name}\n")
+    _reported.write(f"{path.name}\n".encode())
 
 
 def _inject(call: str, what: str) -> list[str]:
     return ["-e", f"trace={call}", "-e", f"inject={call}:{what}"]
 
 
-def _reports(root: Path) -> list[list[object]]:
-    return [["after_save", -1, "calls:report", [str(root / "reported.txt")]]]
+def _reports() -> list[list[object]]:
+    return [["after_save", -1, "calls:report", []]]
 
 
 def _lost(root: Path, overrides: Sequence[str]) -> str:
     """Return what is wrong with the newest checkpoint, given which was reported last, or nothing."""
-    file = root / "reported.txt"
-    reported = file.read_text().split() if file.exists() else []
+    reported = (root / "reported.txt").read_text().strip("\0").split()
     if not reported:
         return ""
     (run,) = runs(root)
@@ -186,16 +185,18 @@ def said_once(ending: Ending) -> str:
     return f"exit code {ending.code}, {len(messages)} messages:\n{ending.output[-2000:]}"
 
 
-def print_apart(screen: str) -> None:
-    """Print to memory that is shared with the file ``screen``: without a call that could be failed."""
-    shown = _Screen(screen)
-    sys.stdout = sys.stderr = io.TextIOWrapper(io.BufferedWriter(shown), write_through=True)
+def speak_apart(root: str) -> None:
+    """Print and report to memory that is shared with files: without a call that could be failed."""
+    global _reported
+    _reported = _Shared(f"{root}/reported.txt")
+    screen = _Shared(f"{root}/screen.txt")
+    sys.stdout = sys.stderr = io.TextIOWrapper(io.BufferedWriter(screen), write_through=True)
 
 
-class _Screen(io.RawIOBase):
+class _Shared(io.RawIOBase):
     def __init__(self, path: str) -> None:
         with open(path, "r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), _SCREEN_BYTES)
+            self._memory = mmap.mmap(file.fileno(), _SHARED_BYTES)
 
     def writable(self) -> bool:
         return True
@@ -219,11 +220,11 @@ class _Traced:
 
 def _traced(root: Path, options: Sequence[str], patches: Sequence[Patch] = (), **how) -> _Traced:
     root.mkdir(exist_ok=True)
-    screen = root / "screen.txt"
-    screen.write_bytes(bytes(_SCREEN_BYTES))
+    for name in ("screen.txt", "reported.txt"):
+        (root / name).write_bytes(bytes(_SHARED_BYTES))
     read, write = os.pipe()
-    printing = ["calls:print_apart", str(screen)]
-    attempt = start(root, gate=read, patches=[printing, *patches], is_built=True, **how)
+    speaking = ["calls:speak_apart", str(root)]
+    attempt = start(root, gate=read, patches=[speaking, *patches], is_built=True, **how)
     os.close(read)
     command = ["strace", "-qq", "-p", str(attempt.pid), *options]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)
@@ -236,7 +237,7 @@ def _traced(root: Path, options: Sequence[str], patches: Sequence[Patch] = (), *
         time.sleep(0.001)
     os.write(write, b"1")
     os.close(write)
-    return _Traced(attempt, tracer, screen)
+    return _Traced(attempt, tracer, root / "screen.txt")
 
 
 def _is_traced(pid: int) -> bool:

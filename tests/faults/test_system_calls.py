@@ -20,3 +20,10 @@ def test_killed_at_each_call_that_changes_the_disk_nothing_reported_is_lost(serv
            outcome=outcome)  # fmt: skip
     assert done.kills >= done.trials * 0.9
     assert not done.failures, "\n\n".join(done.failures[:3])
+
+
+def test_a_checkpoint_that_is_reported_and_not_there_is_caught(server):
+    last = [point for point in server.call("calls:points") if point.call == "write"][-1:]
+    # With nothing saved there are fewer calls, and the process ends by itself.
+    done = server.call("calls:kill_at", last, patches=["breaks:report_what_is_not_saved"])
+    assert "iter_0000002 was reported" in done.failures[0]
