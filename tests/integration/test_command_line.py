@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_a_signal_pauses_the_run_and_the_exit_code_tells(project, number, code, 
     assert (run / "checkpoints" / f"iter_{status['iteration'] - 1:07d}").is_dir()
 
 
-def test_a_second_signal_exits_at_once(project):
+def test_a_second_signal_exits_at_once_and_says_how_to_go_on(project):
     (project.path / "slow.py").write_text(
         "import time\nfrom hookline import HookBase\n"
         "class Slow(HookBase):\n    def after_step(self):\n        if self.trainer.iter == 20: time.sleep(60)\n"
@@ -176,11 +177,14 @@ def test_a_second_signal_exits_at_once(project):
     time.sleep(1.5)  # a signal that arrives twice at once, from a terminal and a launcher, is one
     process.send_signal(signal.SIGINT)
     try:
-        process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=10)
     finally:
         process.kill()
         process.communicate()
     assert process.returncode == 130
+    (run,) = project.runs()
+    words = shlex.join(["train.max_iter=10000000", "hooks+=./slow.py:Slow"])
+    assert f"Go on with: hookline train run.yaml {words} --resume {run.relative_to(project.path)}\n" in errors
 
 
 def start_long_run(project, *arguments):
