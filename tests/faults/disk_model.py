@@ -29,18 +29,19 @@ from unittest import mock
 __all__ = ["Crash", "Mark", "Recorder", "Stage", "crashes"]
 
 ROOT = 0
-Tree = dict[str, "bytes | None"]
-"""Path to content; None is a directory."""
+Tree = dict[str, "bytes | str | None"]
+"""Path to content; None is a directory, and a text what a symbolic link leads to."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """A file or directory got a name."""
+    """A file, a directory or a symbolic link, which leads to ``target``, got a name."""
 
     directory: int
     name: str
     node: int
     is_directory: bool
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ class Recorder:
                 self._add(Rename, old, *self._place(place), self._seen[child].node, is_directory)
             else:
                 seen = self._seen.setdefault(child, _Seen(next(self._nodes), None if is_directory else b""))
-                self._add(Link, place, seen.node, is_directory)
+                target = os.readlink(entries[place]) if entries[place].is_symlink() else None
+                self._add(Link, place, seen.node, is_directory, target)
         for place in sorted(gone, reverse=True):
             self._add(Unlink, place)
         self._names = names
@@ -260,6 +262,7 @@ class _Disk:
     """What is durable, and what is asked for and not yet durable."""
 
     directories: set[int]
+    targets: dict[int, str]
     names: dict[int, dict[str, int]] = field(default_factory=lambda: {ROOT: {}})
     data: dict[int, bytes] = field(default_factory=dict)
     pending_names: list[Any] = field(default_factory=list)
@@ -294,6 +297,8 @@ class _Disk:
                 if node in self.directories:
                     found[prefix + name] = None
                     waiting.append((f"{prefix}{name}/", node))
+                elif node in self.targets:
+                    found[prefix + name] = self.targets[node]
                 else:
                     found[prefix + name] = contents.get(node, self.data.get(node, b""))
         return found
@@ -353,7 +358,8 @@ def crashes(
     """
     generator = random.Random(seed)
     directories = {each.node for each in operations if isinstance(each, Link) and each.is_directory}
-    disk, marks, numbers = _Disk(directories), [], itertools.count()
+    targets = {each.node: each.target for each in operations if isinstance(each, Link) and each.target}
+    disk, marks, numbers = _Disk(directories, targets), [], itertools.count()
     for operation in operations[:num_given]:
         disk.do(operation)
     for operation in [Mark("start"), *operations[num_given:]]:
@@ -412,7 +418,7 @@ class Stage:
         for name, content in tree.items():  # a directory comes before what is in it
             if name in self._tree and self._tree[name] == content:
                 continue
-            if name in self._tree and (content is None or self._tree[name] is None):
+            if name in self._tree and {type(content), type(self._tree[name])} != {bytes}:
                 self._remove(self.path / name)
             self._write(self.path / name, content)
         self._tree = tree
@@ -423,9 +429,12 @@ class Stage:
         shutil.rmtree(self.path, ignore_errors=True)
         self._tree = {}
 
-    def _write(self, path: Path, content: bytes | None) -> None:
+    def _write(self, path: Path, content: bytes | str | None) -> None:
         if content is None:
             path.mkdir(exist_ok=True)
+            return
+        if isinstance(content, str):
+            path.symlink_to(content)
             return
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
@@ -435,4 +444,4 @@ class Stage:
 
     def _remove(self, path: Path) -> None:
         with suppress(FileNotFoundError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

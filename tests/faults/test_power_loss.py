@@ -81,6 +81,18 @@ def test_a_run_goes_on_from_whatever_is_there_as_if_nothing_had_happened(backgro
     assert found.num_states > size(5, 200)
 
 
+def test_a_run_of_the_command_line_goes_on_by_itself_whatever_is_there(server, size, record):
+    found = server.call("whole_job:interrupted_jobs", size(9000, 150))
+    record(
+        "loss of power in a run of the command line",
+        trials=found.num_states,
+        passed=found.num_states - len(found.failures),
+        outcome="`--resume auto` ends the same: weights to the bit, metrics to the byte, one run directory",
+    )
+    assert not found.failures, "\n\n".join(found.failures)
+    assert found.num_states > size(3, 60)
+
+
 class TestTheModel:
     """The model of the disk: what it takes down, and which states it derives."""
 
@@ -125,6 +137,15 @@ class TestTheModel:
         done = [*made, Sync(1), Sync(2), Sync(0), Rename(0, "new", 0, "old", 1, False)]
         trees = self.trees(done, at_the_end=True)
         assert trees == [{"new": b"n", "old": b"o"}, {"old": b"n"}]
+
+    def test_a_link_is_there_with_what_it_leads_to_or_not_at_all(self, folder):
+        (folder / "run").mkdir()
+        with Recorder(folder / "run") as recorder:
+            os.symlink("there", folder / "run" / "latest")
+        trees = [crash.tree for crash in crashes(recorder.operations, limit=1000, num_given=1)]
+        assert trees == [{}, {}, {"latest": "there"}]
+        with Stage(folder / "stage").showing(trees[-1]) as stage:
+            assert os.readlink(stage / "latest") == "there"
 
     def test_names_are_durable_in_any_order(self):
         done = [Link(0, "a", 1, True), Sync(0), Unlink(0, "a"), Link(0, "b", 2, True)]
