@@ -18,7 +18,7 @@ from hookline.config.lengths import Epochs
 from hookline.data import build_loader, iterations_per_epoch
 from hookline.delivery import check_journals
 from hookline.environment import on_all_ranks, set_up
-from hookline.errors import ConfigError, Problem, RunError
+from hookline.errors import ConfigError, Problem, RunError, add_note
 from hookline.evaluation import check_metrics, evaluation_state, load_evaluation_state
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
@@ -186,16 +186,18 @@ class DefaultTrainer(SimpleTrainer):
                 description.write(run, self.config, type(self), self._plugins_now())
                 report.print_header(self)
                 self._interrupts.last_words = lambda: report.last_words(self)
+            failure: Exception | None = None
             try:
                 super().train(first, last)
             except Exception as error:
+                failure = error
                 log_error(log, error)
                 raise
             finally:
                 self._interrupts.last_words = str
                 self._next_iter = self.iter
                 if distributed.is_main():
-                    self._conclude(run, perf_counter() - start)
+                    self._conclude(run, perf_counter() - start, failure)
 
     def resume(self, run: str = "latest") -> None:
         """Go on, at the next `train`, where the run stopped; it stays in its directory.
@@ -400,11 +402,16 @@ class DefaultTrainer(SimpleTrainer):
         run = self._run
         return self.resumed_from is not None and run is not None and not run.is_complete
 
-    def _conclude(self, run: RunDir, duration_s: float) -> None:
-        run.check_generation(self.generation)
-        run.write_status(self.status, reason=self.reason, iteration=self.iter)
+    def _conclude(self, run: RunDir, duration_s: float, failure: Exception | None) -> None:
         data = report.summary(self, duration_s)
-        run.write_json("summary.json", data)
+        try:
+            run.check_generation(self.generation)
+            run.write_status(self.status, reason=self.reason, iteration=self.iter)
+            run.write_json("summary.json", data)
+        except RunError as error:
+            if failure is None:
+                raise
+            add_note(failure, f"and then: {error}")  # what ended the run is what there is to know
         report.print_summary(self, data)
 
 

@@ -178,9 +178,7 @@ def _finished(root: Path, overrides: Sequence[str], patches: Sequence[Patch]) ->
 def said_once(ending: Ending) -> str:
     """Return how a failed attempt did not end with one message, or nothing."""
     messages = [line for line in ending.output.splitlines() if line.startswith("hookline: ")]
-    if ending.code == 0 or (
-        ending.code in (1, 2) and len(messages) == 1 and "Traceback" not in ending.output
-    ):
+    if ending.code == 0 or (ending.code in (1, 2) and len(messages) == 1):
         return ""
     return f"exit code {ending.code}, {len(messages)} messages:\n{ending.output[-2000:]}"
 
