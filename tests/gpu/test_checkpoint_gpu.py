@@ -18,7 +18,7 @@ def test_a_snapshot_holds_what_the_device_had_computed_until_then(tmp_path):
     for _ in range(50):
         weight += 1
     state = {"model": {"w": weight, "turned": weight.t(), "half": weight.bfloat16()}}
-    taken = snapshot(1, state, copy=True)
+    taken = snapshot(1, state, to_host=HostCopy())
     weight.zero_()
     loaded = load(write(tmp_path, taken))["model"]
     for value in loaded.values():
@@ -29,6 +29,7 @@ def test_copies_are_queued_without_a_wait_and_lie_in_pinned_memory():
     weights = [torch.ones(256, 256, device=DEVICE) for _ in range(8)]
     copy = HostCopy()
     [copy(weight) for weight in weights]  # pinned memory is made the first time
+    copy.begin()
     torch.cuda.set_sync_debug_mode("error")
     try:
         copies = [copy(weight) for weight in weights]

@@ -73,7 +73,7 @@ class TestSnapshot:
         weight, array, history = torch.ones(4, 2).t(), np.ones(3), [1, [2]]
         state = {"model": {"w": weight, "again": weight, "none": torch.empty(0)}, "hooks": [array, history]}
         state["model"]["odd"] = torch.ones(2, dtype=torch.complex128)
-        taken = snapshot(3, state, copy=True)
+        taken = snapshot(3, state, to_host=host_copy.HostCopy())
         for value in (weight, array, state["model"]["odd"]):
             value *= 0
         history[1].append(3)
@@ -88,7 +88,8 @@ class TestSnapshot:
     def test_it_gives_the_same_files_as_one_that_shares(self, tmp_path):
         state = {"model": torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).state_dict()}
         shared, copied = (
-            write(tmp_path / str(copy), snapshot(1, state, copy=copy)) for copy in (False, True)
+            write(tmp_path / str(number), snapshot(1, state, to_host=to_host))
+            for number, to_host in enumerate((None, host_copy.HostCopy()))
         )
         assert verify(shared).files == verify(copied).files
 
@@ -100,6 +101,11 @@ class TestSnapshot:
             is_cuda, shape, dtype, device = True, torch.Size([2]), torch.float32, torch.device("cuda", 1)
 
         class Host:
+            shape, dtype = torch.Size([2]), torch.float32
+
+            def is_pinned(self):
+                return True
+
             def copy_(self, source, non_blocking):
                 events.append(("copy", non_blocking))
                 return self
@@ -119,6 +125,9 @@ class TestSnapshot:
         copy(OnDevice())
         assert copy(torch.ones(2)).tolist() == [1.0, 1.0]
         copy.wait()
+        copy.begin()
+        copy(OnDevice())
+        copy.wait()
         assert events == [
             ("empty", True),
             ("copy", True),
@@ -127,7 +136,21 @@ class TestSnapshot:
             ("empty", False),
             torch.device("cuda", 1),
             "wait",
+            ("copy", True),
+            torch.device("cuda", 1),
+            "wait",
         ]
+
+    def test_the_memory_of_copies_is_used_again_for_tensors_of_the_same_form(self):
+        copy = host_copy.HostCopy()
+        first = [copy(torch.full(shape, 1.0)) for shape in ((2,), (3,), (4,))]
+        copy.begin()
+        second = [copy(torch.full(shape, 2.0)) for shape in ((2,), (5,), (4,), (6,))]
+        places = [[value.data_ptr() for value in values] for values in (first, second)]
+        assert [old == new for old, new in zip(*places, strict=False)] == [True, False, True]
+        assert [value.tolist() for value in second] == [[2.0] * size for size in (2, 5, 4, 6)]
+        copy.begin()
+        assert copy(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
 
 
 class TestThread:
@@ -183,6 +206,21 @@ class TestRun:
         trainer.train(0, 5)
         assert (gate.num_begun, gate.most) == (5, 1)
         assert [name for name, _ in told.calls] == [f"iter_000000{iteration}" for iteration in range(5)]
+
+    def test_the_hook_itself_waits_for_the_one_before_as_it_needs_the_copies(
+        self, make_trainer, tmp_path, gate
+    ):
+        hook = hooks.Checkpoint(keep=0, background=True, dir=str(tmp_path))
+        trainer = make_trainer(hook)
+        weight = torch.ones(1000)
+        first = hook.save(1, {"model": {"w": weight}}, ())
+        threading.Timer(0.1, gate.opened.set).start()
+        weight += 1
+        second = hook.save(2, {"model": {"w": weight}}, ())
+        assert first.done()
+        assert (load(first.result())["model"]["w"] == 1).all()
+        assert (load(second.result(20))["model"]["w"] == 2).all()
+        assert trainer.status == "created"
 
     def test_its_error_ends_the_run_at_an_iteration_after_it(self, make_trainer, tmp_path, gate):
         gate.error = CheckpointError("the disk is gone")

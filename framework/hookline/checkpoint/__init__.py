@@ -2,6 +2,7 @@
 
 from hookline.checkpoint.background import in_background
 from hookline.checkpoint.codec import decode, encode
+from hookline.checkpoint.host_copy import HostCopy
 from hookline.checkpoint.loading import load, newest_valid, outline, resolve
 from hookline.checkpoint.manifest import Manifest, verify
 from hookline.checkpoint.pointers import read_pointer, write_pointer
@@ -20,6 +21,7 @@ from hookline.checkpoint.writing import Snapshot, check_writable, save, snapshot
 __all__ = [
     "KEEP_RULE",
     "Fence",
+    "HostCopy",
     "Ledger",
     "Manifest",
     "Snapshot",

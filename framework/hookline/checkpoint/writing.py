@@ -91,7 +91,7 @@ def save(
 
 
 def snapshot(
-    iteration: int, state: Mapping[str, Any], *, generation: int = 0, copy: bool = False
+    iteration: int, state: Mapping[str, Any], *, generation: int = 0, to_host: HostCopy | None = None
 ) -> Snapshot:
     """Return ``state`` in the form in which it is written; no file is touched.
 
@@ -99,7 +99,7 @@ def snapshot(
         iteration: The last iteration that ``state`` includes; >= 0.
         state: Each component's state by its name; a name is that of its files.
         generation: That of the process, see `RunDir.held`.
-        copy: True where ``state`` may change before it is written; waits for the device, once.
+        to_host: Copies the tensors, where ``state`` may change before it is written; waits for the device.
 
     Raises:
         CheckpointError: If ``state`` holds what a checkpoint cannot.
@@ -107,9 +107,9 @@ def snapshot(
     if type(iteration) is not int or iteration < 0:
         raise CheckpointError(str(Problem("checkpoint: iteration", "a whole number >= 0", iteration)))
     _check_names(state)
-    if not copy:
+    if to_host is None:
         return Snapshot(iteration, generation, {name: encode(state[name], component=name) for name in state})
-    to_host = HostCopy()
+    to_host.begin()
     components = {name: encode(state[name], component=name, to_host=to_host) for name in state}
     to_host.wait()
     return Snapshot(iteration, generation, components)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +57,8 @@ class Checkpoint(HookBase):
         store.check_keep(keep)
         self.period, self.keep, self.dir, self.background = period, keep, dir, background
         self._ledger = store.Ledger()
+        self._to_host = store.HostCopy() if background else None
+        self._writing: Future[Path] | None = None
 
     @property
     def root(self) -> Path:
@@ -85,12 +87,18 @@ class Checkpoint(HookBase):
     def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path | Future[Path]:
         """Write ``state`` durably, point ``tags`` to it, and delete what is not to be kept.
 
-        Returns where, or with ``background`` a future of that, as soon as ``state`` is copied.
+        Returns where, or with ``background`` a future of that, as soon as ``state`` is copied. Waits until
+        the one before is written.
         """
+        if self._writing is not None:
+            wait([self._writing])  # it needs the copies; its error is told by its own future
         generation = self.trainer.generation
-        snapshot = store.snapshot(iteration, state, generation=generation, copy=self.background)
+        snapshot = store.snapshot(iteration, state, generation=generation, to_host=self._to_host)
         write = partial(self._write, self.root, snapshot, tags, self._fence())
-        return store.in_background(write) if self.background else write()
+        if not self.background:
+            return write()
+        self._writing = store.in_background(write)
+        return self._writing
 
     def _write(self, root: Path, snapshot: store.Snapshot, tags: Sequence[str], fence: store.Fence) -> Path:
         path = store.write(root, snapshot, fence=fence, ledger=self._ledger)
