@@ -59,14 +59,17 @@ def _num_saves(folder: Path) -> int:
 
 
 class _Copying(HookBase):
-    """Times each iteration's end, where it is saved, and before the next one a bare copy of the same tensors.
+    """Times each iteration's end, where it is saved, and before the next one bare copies of the same tensors.
 
     Attributes:
-        copies, stalls: Wall time and this thread's CPU time, seconds; one pair an iteration.
+        stalls: Wall time and this thread's CPU time of the ends, seconds.
+        copies: The same of a copy into memory that is fresh from the system.
+        copies_again: The same of a copy into memory that was used for it before.
     """
 
     def __init__(self) -> None:
         self.copies: list[tuple[float, float]] = []
+        self.copies_again: list[tuple[float, float]] = []
         self.stalls: list[tuple[float, float]] = []
         self._start = (0.0, 0.0)
         self._trim = ctypes.CDLL(None).malloc_trim
@@ -80,11 +83,15 @@ class _Copying(HookBase):
         optimizer = self.trainer.optimizer
         tensors = [*self.trainer.model.state_dict().values()]
         tensors += [value for state in optimizer.state.values() for value in state.values()]
-        self._trim(0)  # both copy into memory that is fresh from the system
+        self._trim(0)
         start = perf_counter(), thread_time()
         copies = [tensor.clone() for tensor in tensors]
         self.copies.append(_since(start))
-        del copies
+        start = perf_counter(), thread_time()
+        for copy, tensor in zip(copies, tensors, strict=True):
+            copy.copy_(tensor)
+        self.copies_again.append(_since(start))
+        del copies, copy
         self._trim(0)
 
     def after_step(self) -> None:
@@ -116,19 +123,22 @@ def stall_over_copy(num_saves: int = 40) -> dict[str, float]:
         trainer.register_hooks([Checkpoint(period=1, keep=2, background=True), copying])
         trainer.train(0, num_saves + 3)
     # There is nothing of the optimizer to copy before the first iteration, and nobody times the last.
-    pairs = list(zip(copying.copies[1:], copying.stalls, strict=False))[1:]
-    wall, cpu = ([stall[kind] / copy[kind] for copy, stall in pairs] for kind in (0, 1))
+    triples = list(zip(copying.copies[1:], copying.copies_again[1:], copying.stalls, strict=False))[1:]
+    fresh, again = ([triple[2][0] / triple[kind][0] for triple in triples] for kind in (0, 1))
+    fresh_cpu, again_cpu = ([triple[2][1] / triple[kind][1] for triple in triples] for kind in (0, 1))
     size = sum(parameter.nbytes for parameter in model.parameters())
     return {
         "model_mb": size / 1e6,
         "copied_mb": 3 * size / 1e6,
-        "copy_ms": 1e3 * median(copy[0] for copy, _ in pairs),
-        "stall_ms": 1e3 * median(stall[0] for _, stall in pairs),
-        "ratio": median(wall),
-        "ratio_quarter": quantiles(wall)[0],
-        "ratio_three_quarters": quantiles(wall)[2],
-        "ratio_of_cpu_time": median(cpu),
-        "num_pairs": len(pairs),
+        "stall_ms": 1e3 * median(stall[0] for _, _, stall in triples),
+        "copy into fresh memory, ms": 1e3 * median(copy[0] for copy, _, _ in triples),
+        "copy into used memory, ms": 1e3 * median(copy[0] for _, copy, _ in triples),
+        "stall over the copy into fresh memory": median(fresh),
+        "the same of CPU time": median(fresh_cpu),
+        "stall over the copy into used memory": median(again),
+        "the same of the CPU time": median(again_cpu),
+        "quarters of it": quantiles(again),
+        "num_saves": len(triples),
     }
 
 
