@@ -95,7 +95,7 @@ def _place(row: Row) -> tuple[int, str, str]:
 
 def _versions() -> dict[str, str]:
     found = {"hookline": version("hookline"), "Python": platform.python_version()}
-    return {**found, "torch": version("torch"), "Linux": platform.release()}
+    return {**found, "torch": version("torch"), "Linux": platform.release().partition("-")[0]}
 
 
 def _machine() -> str:
