@@ -176,13 +176,15 @@ class DefaultTrainer(SimpleTrainer):
             while self._early_records:  # what was said before there was a file to say it in
                 log.handle(self._early_records.pop(0))
             self.start_iter, self.max_iter = first, last
+            self._stopped_for = distributed.from_main(lambda: self._stop_to_end(run, first))
             if self.resumed_from is not None and distributed.is_main():
                 for path in checkpoint.discard_newer(run.checkpoints, first - 1):
                     _log.warning("Deleted %s: the run goes on from before it.", path)
             if first == 0:
                 self.storage.put_hparams(description.hyper_parameters(self.config))
             if distributed.is_main():
-                run.write_status("running", iteration=first)
+                if self._stopped_for is None:
+                    run.write_status("running", iteration=first)
                 description.write(run, self.config, type(self), self._plugins_now())
                 report.print_header(self)
                 self._interrupts.last_words = lambda: report.last_words(self)
@@ -398,9 +400,18 @@ class DefaultTrainer(SimpleTrainer):
         return self._run
 
     def _lacks_only_its_end(self) -> bool:
-        """Return whether the run was killed between its last save and the end of `train`."""
+        """Return whether nothing may be missing but the end of `train`: the run was killed, not ended."""
         run = self._run
         return self.resumed_from is not None and run is not None and not run.is_complete
+
+    def _stop_to_end(self, run: RunDir, first: int) -> str | None:
+        """Return why the run was stopped before iteration ``first``, if it was killed then, before its end.
+
+        None if that was a run before: one that somebody had go on began with ``first``.
+        """
+        begun = run.status.get("iteration")
+        was_killed = self._lacks_only_its_end() and isinstance(begun, int) and begun < first
+        return self._saved_stop if was_killed else None
 
     def _conclude(self, run: RunDir, duration_s: float, failure: Exception | None) -> None:
         data = report.summary(self, duration_s)

@@ -197,6 +197,27 @@ def test_a_run_that_was_killed_between_its_last_save_and_its_end_is_ended(projec
     assert "expected more than the 12 iterations done, got 12" in refused.output
 
 
+def test_a_stopped_run_that_was_killed_before_its_end_is_ended_as_stopped(project):
+    arguments = ("train", "run.yaml", "hooks+=./parts.py:Stops")
+    project.hookline(*arguments)
+    (run,) = project.runs()
+    stopped, metrics = status(run), (run / "metrics.jsonl").read_bytes()
+    (run / "status.json").write_text(json.dumps({**stopped, "state": "running", "iteration": 0}))
+    result = project.hookline(*arguments, *AUTO)
+    assert result.exit_code == 0, result.output
+    same = ("state", "reason", "iteration")
+    assert [status(run)[key] for key in same] == [stopped[key] for key in same]
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_stopped_run_that_somebody_had_go_on_and_was_killed_goes_on_again(project):
+    project.hookline("train", "run.yaml", "hooks+=./parts.py:Stops")
+    (run,) = project.runs()
+    (run / "status.json").write_text(json.dumps({**status(run), "state": "running"}))
+    assert project.hookline("train", "run.yaml", *AUTO).exit_code == 0
+    assert (status(run)["state"], rows(run)) == ("finished", [*range(12)])
+
+
 def test_auto_refuses_a_run_that_another_process_trains_and_touches_nothing(project):
     project.hookline("train", "run.yaml", "train.stop_at=5")
     (run,) = project.runs()

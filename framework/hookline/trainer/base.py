@@ -100,6 +100,8 @@ class TrainerBase:
         self._saving: Future[Path] | None = None
         self._tags: list[str] = []
         self._stop_due = False
+        self._saved_stop: str | None = None
+        self._stopped_for: str | None = None
         self._saved_rng: list[Any] | None = None
         self._fired_after_backward = False
         self._num_ranks = 1
@@ -167,7 +169,10 @@ class TrainerBase:
                     rng.restore(self._saved_rng[distributed.rank()])
                     self._saved_rng = None
                 with checking(self) as self._check:
-                    self.status = self._ending.before_first(self) or self.status
+                    if self._stopped_for is not None:
+                        self.status, self.reason = "stopped", self._stopped_for
+                    else:
+                        self.status = self._ending.before_first(self) or self.status
                     while self.status == "running" and self.iter < self.max_iter:
                         self._run_iteration()
                 if self.status == "running":
@@ -240,6 +245,7 @@ class TrainerBase:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, at the next ``train``, after the iteration that ``state`` was taken at."""
         self.iter = self.start_iter = state["trainer"]["next_iter"]
+        self._saved_stop = state["trainer"].get("stopped")
         self.storage.load_state_dict(state["storage"])
         load_states(self.hooks, state["hooks"])
         ranks = state["rng"]["ranks"]
@@ -305,7 +311,7 @@ class TrainerBase:
             self._finish_saving(wait=False)
         if self._checkpoint_due or ending is not None:
             self._ending.save_begins()
-            self._save(is_last=ending is not None)
+            self._save(ending)
         if self._ending.is_saving and self._saving is None:
             self._ending.save_ended()
         self.iter += 1
@@ -339,8 +345,10 @@ class TrainerBase:
                 self.storage.put_scalar(key, value, smoothing_hint=False)
             self._call("after_evaluate", name=name, metrics=metrics)
 
-    def _save(self, *, is_last: bool) -> None:
+    def _save(self, ending: Status | None) -> None:
         """Write a checkpoint, if there is something that writes; every rank takes part.
+
+        That of a stopped run says so: who is killed after it has nothing left to do but to end.
 
         Puts how long the iteration stopped for it, ``checkpoint_stall_s``, in the next one, if there is one.
         """
@@ -352,12 +360,14 @@ class TrainerBase:
         with self.hooks.timed(self._saver, "save"):
             self.accept(self.storage.drain())
             state = self.state_dict()
+            if ending == "stopped":
+                state["trainer"]["stopped"] = self.reason
             saved = self.checkpointer.save(self.iter, state, tags) if distributed.is_main() else None
         if isinstance(saved, Future):
             self._saving = saved
         elif saved is not None:
             self._call("after_save", path=saved)
-        if is_last:
+        if ending is not None:
             self._finish_saving(wait=True)
         else:
             self.storage.put_timings({"checkpoint_stall_s": perf_counter() - start})
