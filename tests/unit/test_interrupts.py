@@ -110,16 +110,19 @@ def test_sigusr1_is_noted_and_told_each_time_and_ends_nothing(caplog, exits):
 
 
 def test_sigusr1_that_was_kept_waiting_is_noted_and_waits_again_afterwards():
+    child = os.fork()  # where no other thread is, which would get the signal and end the process
+    if child == 0:
+        os._exit(0 if keeps_waiting() == [True, True, signal.SIGUSR1] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def keeps_waiting() -> list:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    try:
-        send(signal.SIGUSR1)
-        with Interrupts() as interrupts:
-            assert interrupts.save_due
-            assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
-        send(signal.SIGUSR1)  # would end this process
-        assert signal.sigtimedwait({signal.SIGUSR1}, 1).si_signo == signal.SIGUSR1
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    send(signal.SIGUSR1)
+    with Interrupts() as interrupts:
+        inside = [interrupts.save_due, signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, set())]
+    send(signal.SIGUSR1)  # would end this process
+    return [*inside, signal.sigtimedwait({signal.SIGUSR1}, 1).si_signo]
 
 
 def test_a_forked_process_leaves_sigusr1_to_the_run():
