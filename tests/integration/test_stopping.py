@@ -389,6 +389,8 @@ def test_a_signal_that_comes_before_training_ends_the_command_which_says_how_to_
 
 def test_signals_mean_what_they_meant_after_a_command_that_one_ended(project, interrupted, monkeypatch):
     monkeypatch.syspath_prepend(project.path)
+    monkeypatch.setitem(sys.modules, "line", None)
+    del sys.modules["line"]  # what is imported as this is forgotten again
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert project.hookline(*interrupted("SIGTERM")).exit_code == 143
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
