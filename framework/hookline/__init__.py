@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hookline.data import Loader
     from hookline.default import DefaultTrainer, load_model
     from hookline.delivery import Delivery
+    from hookline.durable import make_directory, remove_leftovers, replace_file, sync_directory
     from hookline.errors import (
         CheckpointError,
         ConfigError,
@@ -48,6 +49,7 @@ _ROOMS = {
     "data": ("Loader",),
     "default": ("DefaultTrainer", "load_model"),
     "delivery": ("Delivery",),
+    "durable": ("make_directory", "remove_leftovers", "replace_file", "sync_directory"),
     "errors": (
         "CheckpointError",
         "ConfigError",
@@ -115,6 +117,10 @@ __all__ = [
     "is_due",
     "load_config",
     "load_model",
+    "make_directory",
+    "remove_leftovers",
+    "replace_file",
+    "sync_directory",
     "to_device",
 ]
 

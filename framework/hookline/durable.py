@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["make_directory", "replace_file", "sync_directory", "write_new"]
+__all__ = ["make_directory", "remove_leftovers", "replace_file", "sync_directory", "write_new"]
 
+_LEFTOVER = re.compile(r"\.tmp-(.+)-[0-9a-f]{8}", re.DOTALL)
 _PORTION = 4 * 2**20  # small enough to be in the cache still when it is written after it was hashed
 
 
@@ -43,7 +45,14 @@ def write_new(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, st
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Make ``data`` the durable content of ``path``: who reads or crashes sees the old or all of the new."""
+    """Make ``data`` the durable content of ``path``: who reads or crashes sees the old or all of the new.
+
+    A process that is killed here may leave a file beside ``path``, see `remove_leftovers`.
+
+    Raises:
+        OSError: If the disk refuses. ``path`` has the old content then, unless it was the last sync, that of
+            the directory, which failed: then it has all of the new, which a loss of power may take back.
+    """
     # Beside the target: a rename across file systems would copy.
     temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
     try:
@@ -56,8 +65,32 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def remove_leftovers(directory: Path, name: str | None = None) -> None:
+    """Remove from ``directory`` what a process left there that was killed in `replace_file`.
+
+    Call it where nobody else can be replacing such a file: what that one has written would be gone. Removes
+    nothing but plain files, and follows no link.
+
+    Args:
+        directory: May be missing.
+        name: Of the file that was replaced; by default any.
+
+    Raises:
+        OSError: If the directory cannot be read, or a file in it not be removed.
+    """
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            of = _LEFTOVER.fullmatch(entry.name)
+            if of and name in (None, of[1]) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry)
+
+
 def make_directory(path: Path) -> None:
-    """Make ``path`` and its missing parents so that they outlast a loss of power; no error if they exist."""
+    """Make ``path`` and its missing parents, so that they outlast a loss of power; there may be some already.
+
+    Raises:
+        OSError: If the disk refuses, or ``path`` or a parent is something other than a directory.
+    """
     if path.is_dir():
         return
     make_directory(path.parent)
@@ -70,12 +103,17 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in ``path`` durable, where the file system can."""
+    """Make durable which names are in ``path`` after files were made, renamed or removed; not their content.
+
+    Where the file system has no such operation, as some network file systems, nothing happens.
+
+    Raises:
+        OSError: If there is no such directory, or its disk fails; what is durable then, nobody knows.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems have no such operation and say so; any other failure is one.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

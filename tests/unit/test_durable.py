@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hookline import durable
-from hookline.durable import make_directory, replace_file, sync_directory, write_new
+from hookline.durable import make_directory, remove_leftovers, replace_file, sync_directory, write_new
 
 
 def refuse(error):
@@ -93,6 +93,42 @@ def test_content_is_synced_before_it_gets_its_name_and_the_name_after(tmp_path, 
     monkeypatch.setattr(os, "replace", renamed)
     replace_file(tmp_path / "f", b"new")
     assert events == ["file", "replace", "directory"]
+
+
+def leftovers(folder, monkeypatch, *names):
+    """Let a process be killed while it replaces each of these files; return what it leaves."""
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", refuse(KeyboardInterrupt))
+        for name in names:
+            with pytest.raises(KeyboardInterrupt):
+                replace_file(folder / name, b"half")
+    return sorted(os.listdir(folder))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
+    kept, left, odd = leftovers(tmp_path, monkeypatch, "status.json", "a\nb", "0123abcd-0123abcd")
+    assert all(name.startswith(".tmp-") for name in (kept, left, odd))
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+    remove_leftovers(tmp_path / "missing")
+
+
+def test_of_one_file_nothing_else_is_removed(tmp_path, monkeypatch):
+    left = leftovers(tmp_path, monkeypatch, "status.json", "status.json-0123abcd")
+    remove_leftovers(tmp_path, "status.json")
+    assert os.listdir(tmp_path) == [max(left, key=len)]
+
+
+def test_nothing_is_removed_that_only_looks_like_it(tmp_path):
+    (tmp_path / "precious").write_bytes(b"data")
+    (tmp_path / ".tmp-a-01234567").symlink_to("precious")
+    (tmp_path / ".tmp-b-01234567").mkdir()
+    os.mkfifo(tmp_path / ".tmp-c-01234567")
+    for name in (".tmp-d-0123456", ".tmp-d-0123456G", ".tmp-0123abcd", "tmp-d-0123abcd", ".tmp-d-0123abcd~"):
+        (tmp_path / name).touch()
+    before = sorted(os.listdir(tmp_path))
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_every_new_directory_is_synced_into_its_parent(tmp_path, monkeypatch):

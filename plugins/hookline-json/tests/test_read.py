@@ -175,6 +175,14 @@ def test_a_run_that_starts_over_forgets_the_hints_and_a_resumed_one_keeps_them(t
     assert (tmp_path / "metrics.hints.json").read_text() == '{"c": true}\n'
 
 
+def test_hints_that_a_killed_process_was_writing_are_gone_when_the_run_goes_on(tmp_path, training, tell):
+    position = tell(tmp_path, training())
+    (tmp_path / ".tmp-metrics.hints.json-0123abcd").write_bytes(b'{"a')
+    (tmp_path / ".tmp-other-0123abcd").touch()
+    tell(tmp_path, [], position)
+    assert [path.name for path in tmp_path.glob(".tmp-*")] == [".tmp-other-0123abcd"]
+
+
 @pytest.mark.parametrize("text", ["[1]", '{"a": 1}', '{"a', "null"])
 def test_hints_that_are_none_are_an_error_that_says_what_to_do(tmp_path, training, tell, text):
     position = tell(tmp_path, training(5))

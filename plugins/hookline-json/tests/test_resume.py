@@ -304,25 +304,6 @@ def test_a_folder_that_is_missing_is_made_durably(tmp_path, monkeypatch):
         assert str(folder) in synced
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
-def test_a_file_system_that_syncs_no_folders_will_do_and_one_that_fails_will_not(
-    tmp_path, monkeypatch, tell, code
-):
-    real = os.fsync
-
-    def sync(number):
-        if os.path.isdir(f"/proc/self/fd/{number}"):
-            raise OSError(code, os.strerror(code))
-        real(number)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    if code == errno.EINVAL:
-        tell(tmp_path, [])
-    else:
-        with pytest.raises(OSError):
-            tell(tmp_path, [])
-
-
 def test_a_file_that_shrinks_while_it_is_checked_is_refused(tmp_path, training, tell, monkeypatch):
     position = tell(tmp_path, training())
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: b"")

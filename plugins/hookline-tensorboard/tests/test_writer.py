@@ -266,10 +266,11 @@ def test_position_is_durable_and_synced_only_when_something_was_written(run, mon
     writer.state_dict()
     assert synced == []
     writer.write([Events(i, 0.0, {"x": Scalar(1.0)}) for i in range(10)])
-    assert synced == [str(run.dir / "tensorboard")]
+    named = [str(run.dir), str(run.dir / "tensorboard")]
+    assert synced == named
     writer.state_dict()
     writer.state_dict()
-    assert synced == [str(run.dir / "tensorboard"), str(event_file(run))]
+    assert synced == [*named, str(event_file(run))]
     writer.close("finished")
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hookline import Problem, RunError
+from hookline import Problem, RunError, make_directory, sync_directory
 
 __all__ = ["Table"]
 
@@ -33,7 +33,7 @@ class Table:
     """
 
     def __init__(self, path: Path, position: Mapping[str, Any] | None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         self._path = path
         self._descriptor = -1
         if position is None:
@@ -103,7 +103,7 @@ class Table:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
         self.columns, self._known = columns, set(columns)
         self.close()
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -148,12 +148,3 @@ def _joined(rows: Iterator[bytes]) -> Iterator[bytes]:
     """Yield ``rows`` in pieces, of which there are fewer."""
     while piece := b"".join(islice(rows, PIECE_ROWS)):
         yield piece
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a folder as durable as what is in the files."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -13,9 +12,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from hookline import RunError
+from hookline import RunError, make_directory, sync_directory
 
-__all__ = ["LineFile", "replace_file", "temporary"]
+__all__ = ["LineFile"]
 
 CHUNK_BYTES = 2**20
 
@@ -37,7 +36,7 @@ class LineFile:
     """
 
     def __init__(self, path: Path, position: Mapping[str, Any] | None, generation: int | None) -> None:
-        _make_directory(path.parent)
+        make_directory(path.parent)
         if generation is not None:
             _finish_move(path)
         if position is None:
@@ -55,7 +54,7 @@ class LineFile:
             if position is not None:
                 self._check(position)
                 self._cut(generation)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except BaseException:
             self.close()
             raise
@@ -106,21 +105,6 @@ class LineFile:
             os.rename(copy, moved)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Make ``content`` the durable content of ``path``: after a crash it is the old or all of the new."""
-    with open(temporary(path), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary(path), path)
-    _sync_directory(path.parent)
-
-
-def temporary(path: Path) -> Path:
-    """Return where `replace_file` writes before it replaces ``path``; a crash may leave it there."""
-    return path.with_name(f".tmp-{path.name}")
-
-
 def _put_aside(path: Path, generation: int) -> None:
     """Move all of what a run that left no checkpoint wrote."""
     if _size_bytes(path):
@@ -136,7 +120,7 @@ def _copy_tail(path: Path, offset: int, orphan: Path) -> Path:
             shutil.copyfileobj(source, target)
             target.flush()
             os.fsync(target.fileno())
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             copy.unlink()
@@ -159,7 +143,7 @@ def _finish_move(path: Path) -> None:
             copy.unlink()
         else:
             os.rename(copy, _free_name(path, generation))
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def _free_name(path: Path, generation: int) -> Path:
@@ -171,24 +155,3 @@ def _free_name(path: Path, generation: int) -> Path:
 
 def _size_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _make_directory(path: Path) -> None:
-    """Make ``path`` and what is missing above it so that they outlast a loss of power."""
-    if not path.is_dir():
-        _make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a folder as durable as what is in the files."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems have no such operation and say so; any other failure is one.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from hookline import RunError
-from hookline_json.files import replace_file, temporary
+from hookline import RunError, remove_leftovers, replace_file
 
 __all__ = ["HintFile", "path_of_hints", "read_hints"]
 
@@ -46,7 +45,7 @@ class HintFile:
     """
 
     def __init__(self, path: Path, *, fresh: bool) -> None:
-        temporary(path).unlink(missing_ok=True)
+        remove_leftovers(path.parent, path.name)
         if fresh:
             path.unlink(missing_ok=True)
         self._path = path

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hookline import Problem, WriterError
+from hookline import Problem, WriterError, make_directory, sync_directory
 
 __all__ = ["EventFile"]
 
@@ -41,9 +41,9 @@ class EventFile:
     def append(self, events: Iterable[Any]) -> None:
         """Write all of ``events`` (protos), or none of them and raise; they are durable after ``sync``."""
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path.parent)
             self._file = io.FileIO(self.path, "w")
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         buffer = io.BytesIO()
         records = self._records(buffer)
         for event in events:
@@ -95,14 +95,3 @@ class EventFile:
         self._is_synced = False
         self._file.truncate(size)
         self._file.seek(size)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a new file's entry durable; Windows has no way to."""
-    if os.name == "nt":
-        return
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
