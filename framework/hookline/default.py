@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hookline import checkpoint, description, distributed, fingerprint, lock, report
+from hookline import checkpoint, description, distributed, fingerprint, lock, report, runs
 from hookline.config import Config, load_config, resolve_target, to_iterations
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader, iterations_per_epoch
@@ -455,7 +455,7 @@ def load_model(run: str | Path, weights_of: str | None = None) -> nn.Module:
         RunError: If there is no such run.
         CheckpointError: If it has no undamaged checkpoint, or the plugin no weights in it.
     """
-    found = RunDir.find(str(run), Path())
+    found = runs.find(str(run), Path())
     config = load_config(found.path / "config.yaml")
     cls = trainer_class(config)
     if cls.build_model is not DefaultTrainer.build_model:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +37,7 @@ def write(run: RunDir, config: Config, trainer: type, plugins: Mapping[str, Any]
     run.write_text("config.yaml", to_yaml(complete))
     run.write_text("config.source.yaml", config.source_text)
     run.write_json("overrides.json", {"overrides": list(config.overrides)})
-    run.write_environment()
+    run.write_json("environment.json", _environment())
     run.write_json("plugins.json", plugins)
 
 
@@ -60,3 +66,46 @@ def _target_of(cls: type) -> str | None:
     if not is_file:
         return f"{module.__name__}:{cls.__qualname__}"
     return f"{Path(file).resolve()}:{cls.__qualname__}" if file else None
+
+
+def _environment() -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "hookline": _version("hookline"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "gpus": _gpus(torch.cuda),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "argv": sys.argv,
+        "directory": os.getcwd(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _gpus(cuda: Any) -> list[str] | int:
+    # To ask for names initialises CUDA, which a run on the CPU must not pay for: it gets the number alone.
+    count: int = cuda.device_count()
+    return [cuda.get_device_name(index) for index in range(count)] if cuda.is_initialized() else count
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=2, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

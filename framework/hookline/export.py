@@ -17,6 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from hookline import runs
 from hookline.config import Config, Epochs, PluginSpec, load_config
 from hookline.config.instances import name_in
 from hookline.config.targets import absolute_target
@@ -85,7 +86,7 @@ def export(
         PluginError: If there is no such writer.
         WriterError: If the writer fails.
     """
-    found = RunDir.find(run, Path())
+    found = runs.find(run, Path())
     config = load_config(found.path / "config.yaml")
     journal = _journal(found, config)
     spec, period, target = _target(found, to, options)

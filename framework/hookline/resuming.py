@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hookline import checkpoint
+from hookline import checkpoint, runs
 from hookline.config import Config
 from hookline.errors import Problem, RunError
 from hookline.hooks import Checkpoint
-from hookline.rundir import RunDir
 
 __all__ = ["AUTO", "to_resume"]
 
 AUTO = "auto"
-LATEST = "latest"
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +36,11 @@ def to_resume(spec: str, config: Config, hooks: Iterable[Any]) -> tuple[Path | N
     """
     parent, name = Path(config.run.dir), config.run.name
     if spec != AUTO:
-        found = RunDir.resumable(spec, parent, name)
-        return found.path, checkpoint.resolve(found.path if spec == LATEST else Path(spec))
+        found = runs.resumable(spec, parent, name)
+        return found.path, checkpoint.resolve(found.path if spec == runs.LATEST else Path(spec))
     for hook in hooks:
         _require_inside(hook, config)
-    unfinished = RunDir.unfinished(parent, name)
+    unfinished = runs.unfinished(parent, name)
     if unfinished is None:
         _log.info("No run of %r to resume in %s: this is a new one.", name, parent)
         return None, None

@@ -27,12 +27,6 @@ def run(tmp_path):
     return RunDir.create(tmp_path / "runs", "char-gpt")
 
 
-def made(parent, name, *ids):
-    for run_id in ids:
-        (parent / name / run_id).mkdir(parents=True)
-    return [parent / name / run_id for run_id in ids]
-
-
 def refuse(error):
     def fail(*args, **kwargs):
         raise error
@@ -63,8 +57,6 @@ class TestCreate:
         latest = tmp_path / "runs" / "x" / "latest"
         assert not latest.is_symlink()
         assert latest.read_text() == f"{created.id}\n"
-        assert RunDir.find("latest", tmp_path / "runs", "x") == created
-        assert RunDir.find(str(latest), tmp_path / "elsewhere") == created
 
     def test_a_relative_parent_gives_an_absolute_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -135,18 +127,15 @@ class TestCreate:
             RunDir.create(tmp_path, "x")
 
 
-class TestOpenAndFind:
-    A, B, C = "20260101-000000-aaaaaa", "20260102-000000-bbbbbb", "20260103-000000-cccccc"
-
+class TestOpen:
     def test_open_takes_a_run_and_follows_links(self, tmp_path, run):
         assert RunDir.open(run.path) == run
         assert RunDir.open(tmp_path / "runs" / "char-gpt" / "latest") == run
 
-    def test_a_renamed_run_is_one_by_its_status(self, tmp_path, run):
+    def test_a_renamed_run_is_one_by_its_status(self, run):
         run.write_status("running")
         renamed = run.path.rename(run.path.parent / "my best run")
         assert RunDir.open(renamed).id == "my best run"
-        assert RunDir.find(str(renamed), tmp_path).path == renamed
 
     @pytest.mark.parametrize(
         ("spec", "got"), [("runs", "a directory"), ("nothing", "nothing there"), ("file", "a file")]
@@ -155,69 +144,6 @@ class TestOpenAndFind:
         (tmp_path / "file").touch()
         with pytest.raises(RunError, match=f"{spec}: expected a run directory, got '{got}'"):
             RunDir.open(tmp_path / spec)
-
-    @pytest.mark.parametrize(
-        "below",
-        [".", "checkpoints", "checkpoints/iter_0000001", "checkpoints/latest", "log.txt", "../latest"],
-    )
-    def test_find_takes_a_path_of_a_run_or_in_one(self, tmp_path, run, below):
-        (run.checkpoints / "iter_0000001").mkdir(parents=True)
-        (run.checkpoints / "latest").write_text("iter_0000001\n")
-        run.log.touch()
-        assert RunDir.find(str(run.path / below), tmp_path / "elsewhere") == run
-
-    def test_find_refuses_what_is_not_there_in_a_run(self, tmp_path, run):
-        with pytest.raises(RunError, match="got 'nothing there'"):
-            RunDir.find(str(run.checkpoints / "iter_0000001"), tmp_path)
-
-    def test_find_does_not_climb_to_a_strangers_directory(self, tmp_path):
-        (tmp_path / "status.json").write_text("{}")
-        (tmp_path / "a" / "b" / "c").mkdir(parents=True)
-        with pytest.raises(RunError, match="latest, a run directory or a path in one"):
-            RunDir.find(str(tmp_path / "a" / "b" / "c"), tmp_path)
-
-    def test_latest_is_what_the_link_says_then_the_highest_id(self, tmp_path):
-        a, b = made(tmp_path, "x", self.A, self.B)
-        assert RunDir.find("latest", tmp_path, "x").path == b
-        (tmp_path / "x" / "latest").symlink_to(self.A)
-        assert RunDir.find("latest", tmp_path, "x").path == a
-        a.rmdir()
-        assert RunDir.find("latest", tmp_path, "x").path == b
-
-    def test_latest_of_all_names_is_the_newest(self, tmp_path):
-        made(tmp_path, "x", self.A, self.C)
-        made(tmp_path, "y", self.B)
-        assert RunDir.find("latest", tmp_path).id == self.C
-        assert RunDir.find("latest", tmp_path, "y").id == self.B
-
-    def test_a_run_that_is_not_there_is_an_error_that_names_those_there(self, tmp_path):
-        made(tmp_path, "char-gpt", self.A)
-        made(tmp_path, "other", self.B)
-        shown = f"char-gpt/{self.A}, other/{self.B}"
-        with pytest.raises(RunError, match=f"got 'nothing there'. Newest runs in .*: {shown}"):
-            RunDir.find(str(tmp_path / "char-gpt" / self.B), tmp_path)
-        with pytest.raises(
-            RunError, match=f"got 'a directory'. Newest runs in .*/char-gpt: char-gpt/{self.A}"
-        ):
-            RunDir.find(str(tmp_path / "char-gpt"), tmp_path)
-        with pytest.raises(RunError, match=f"{shown}. Did you mean 'char-gpt'"):
-            RunDir.find("latest", tmp_path, "char-gtp")
-
-    def test_only_the_newest_five_are_named(self, tmp_path):
-        made(tmp_path, "x", *(f"2026010{day}-000000-aaaaaa" for day in range(1, 9)))
-        (tmp_path / "x" / "latest").symlink_to("20260108-000000-aaaaaa")
-        with pytest.raises(RunError) as caught:
-            RunDir.find("nothing", tmp_path)
-        assert str(caught.value).count("20260108") == 1
-        assert [day for day in range(1, 9) if f"2026010{day}" in str(caught.value)] == [4, 5, 6, 7, 8]
-
-    @pytest.mark.parametrize("parent", ["empty", "nowhere", "file"])
-    def test_no_runs_at_all_is_said(self, tmp_path, parent):
-        (tmp_path / "empty").mkdir()
-        (tmp_path / "file").touch()
-        for name in ("x", None):
-            with pytest.raises(RunError, match=rf"expected a run, got nothing\. .*/{parent} has no runs"):
-                RunDir.find("latest", tmp_path / parent, name)
 
 
 class TestSmallFiles:
@@ -287,59 +213,6 @@ class TestSmallFiles:
             RunError, match=r"plugins\.json: expected a file that can be written, got 'No space left"
         ):
             run.write_json("plugins.json", {})
-
-    def test_environment_says_what_a_rerun_needs(self, run, monkeypatch):
-        monkeypatch.setattr(sys, "argv", ["hookline", "train", "run.yaml"])
-        run.write_environment()
-        environment = json.loads((run.path / "environment.json").read_text())
-        assert environment["torch"] == torch.__version__
-        assert environment["numpy"] == np.__version__
-        assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
-        assert environment["argv"] == ["hookline", "train", "run.yaml"]
-        assert environment["threads"] == torch.get_num_threads()
-        assert environment["cpus"] == os.cpu_count()
-        assert environment["gpus"] == torch.cuda.device_count()
-        assert environment["directory"] == os.getcwd()
-        assert environment.keys() >= {"time", "host", "platform", "hookline", "cuda", "git_commit"}
-
-    def test_environment_names_the_commit_and_does_without(self, run, tmp_path, monkeypatch):
-        repository = tmp_path / "repository"
-        repository.mkdir()
-        monkeypatch.chdir(repository)
-        git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
-        subprocess.run([*git, "init", "-q"], check=True)
-        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-
-        def commit():
-            run.write_environment()
-            return json.loads((run.path / "environment.json").read_text())["git_commit"]
-
-        assert commit() == head.strip()
-        monkeypatch.chdir(run.path)
-        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(run.path.parent))
-        assert commit() is None
-        monkeypatch.setenv("PATH", "")
-        assert commit() is None
-
-    def test_environment_names_devices_only_where_cuda_is_in_use(self):
-        class Cuda:
-            in_use = False
-
-            def device_count(self):
-                return 2
-
-            def is_initialized(self):
-                return self.in_use
-
-            def get_device_name(self, index):
-                assert self.in_use
-                return f"GPU {index}"
-
-        cuda = Cuda()
-        assert rundir._gpus(cuda) == 2
-        cuda.in_use = True
-        assert rundir._gpus(cuda) == ["GPU 0", "GPU 1"]
 
 
 class TestLog:
@@ -447,3 +320,39 @@ def test_a_generation_that_cannot_be_written_is_an_error(tmp_path):
     (run.path / "generation").mkdir()
     with pytest.raises(RunError, match="generation: expected a file that can be written"), run.held():
         pass
+
+
+def test_to_ask_whether_a_run_is_free_changes_nothing_in_it(run):
+    run.write_status("paused")
+    run.check_free()
+    assert [path.name for path in run.path.iterdir()] == ["status.json"]
+
+
+def test_checkpoints_are_looked_for_not_their_folder(run):
+    (run.checkpoints / ".tmp-iter_0000003-00000000").mkdir(parents=True)
+    assert not run.has_checkpoints
+    (run.checkpoints / "iter_0000003").mkdir()
+    assert run.has_checkpoints
+
+
+def test_a_holder_removes_what_a_killed_one_has_left_of_its_files(run, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", refuse(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.write_status("running")
+    (run.path / ".tmp-link-0123abcd").symlink_to("log.txt")
+    assert len(list(run.path.iterdir())) == 2
+    with run.held():
+        assert sorted(path.name for path in run.path.iterdir()) == [
+            ".tmp-link-0123abcd",
+            "generation",
+            "lock",
+        ]
+
+
+def test_a_start_that_is_refused_removes_nothing_of_the_holders(run, monkeypatch):
+    (run.path / ".tmp-status.json-0123abcd").touch()
+    monkeypatch.setattr(rundir.fcntl, "lockf", refuse(BlockingIOError(errno.EAGAIN, "taken")))
+    with pytest.raises(RunError, match="one that nobody trains in"), run.held():
+        pass
+    assert (run.path / ".tmp-status.json-0123abcd").exists()

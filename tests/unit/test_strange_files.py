@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hookline import runs
 from hookline.config import load_config
 from hookline.errors import CheckpointError, ConfigError, HooklineError, Problem
-from hookline.rundir import RunDir
 from hookline.trainer import restoring, saved_weights
 
 
@@ -62,10 +62,10 @@ def test_a_file_named_latest_leads_to_a_neighbour_or_nowhere(tmp_path, content):
     run = tmp_path / "20260101-000000-abcdef" / "checkpoints"
     run.mkdir(parents=True)
     (run / "latest").write_bytes(content)
-    assert RunDir.find(str(run / "latest"), tmp_path).path == run.parent
+    assert runs.find(str(run / "latest"), tmp_path).path == run.parent
 
 
 def test_a_link_that_leads_to_itself_is_no_run(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(HooklineError, match="expected latest"):
-        RunDir.find(str(tmp_path / "loop"), tmp_path)
+        runs.find(str(tmp_path / "loop"), tmp_path)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from hookline import checkpoint, distributed
+from hookline import checkpoint, distributed, runs
 from hookline.cli.ending import end_out_of_time, starting
 from hookline.config import Config, load_config
 from hookline.console import console, show_logs
@@ -26,7 +26,6 @@ from hookline.errors import ConfigError, HooklineError, Problem
 from hookline.plugins import Trace
 from hookline.processes import seconds_since_launch, sessions
 from hookline.resuming import AUTO
-from hookline.rundir import RunDir
 from hookline.trainer import offered_weights
 
 __all__ = ["evaluate", "launch", "train"]
@@ -85,7 +84,7 @@ def evaluate(run: str, overrides: Sequence[str], data: Sequence[str], weights_of
     """Print the metrics of a run's model, as a table and as one JSON line where no person reads."""
     show_logs(distributed.rank(), distributed.world_size())
     with distributed.together():
-        found = RunDir.find(run, Path())
+        found = runs.find(run, Path())
         config = _loaded(found.path / "config.yaml", overrides, plugins=False)
         names = list(data) or _evaluated(config)
         if not names:

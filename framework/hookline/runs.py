@@ -1,0 +1,115 @@
+"""Which of the runs on the disk a person means."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from hookline.errors import Problem, RunError, did_you_mean
+from hookline.rundir import RunDir, check_name, is_run, kind_at
+
+__all__ = ["LATEST", "find", "resumable", "unfinished"]
+
+LATEST = "latest"
+
+_NUM_SHOWN = 5
+
+
+def find(spec: str, parent: Path, name: str | None = None) -> RunDir:
+    """Return the run that ``spec`` means: ``latest``, or a path of a run or of anything inside one.
+
+    Args:
+        spec: ``latest`` is the newest run of ``name``, or of all names where that is None.
+        parent: The directory of all runs, ``run.dir``.
+        name: The run's name, ``run.name``.
+
+    Raises:
+        RunError: If there is no such run; says which there are.
+    """
+    if spec == LATEST:
+        return _latest(Path(parent), name)
+    path = _followed(Path(spec))
+    # A run, its checkpoints, one of them: no further up, where a stranger's status.json may be.
+    run = next((place for place in [path, *path.parents][:3] if is_run(place)), None)
+    if run is None or not path.exists():
+        exists = _existing(path if path.is_dir() else Path(parent))
+        rule = "latest, a run directory or a path in one"
+        raise RunError(str(Problem(spec, rule, kind_at(path), exists)))
+    return RunDir(run)
+
+
+def resumable(spec: str, parent: Path, name: str) -> RunDir:
+    """Return the run that ``spec`` means, as `find` does; ``latest`` rather one that has checkpoints.
+
+    A later start that failed before its first checkpoint does not hide the run before it.
+    """
+    found = find(spec, parent, name)
+    if spec != LATEST or found.has_checkpoints:
+        return found
+    others = (RunDir(path) for path in _runs(found.path.parent))
+    return max((run for run in others if run.has_checkpoints), key=lambda run: run.id, default=found)
+
+
+def unfinished(parent: Path, name: str) -> RunDir | None:
+    """Return the newest run of ``name`` that is neither finished nor stopped; None if there is none.
+
+    Raises:
+        RunError: If another process trains in it.
+    """
+    check_name(name, "run.name")
+    place = Path(parent).resolve() / name
+    runs = [run for run in map(RunDir, _runs(place)) if not run.is_complete]
+    newest = next((run for run in runs if run.path == _latest_of(place)), None)
+    found = newest or max(runs, key=lambda run: run.id, default=None)
+    if found is not None:
+        found.check_free()
+    return found
+
+
+def _latest(parent: Path, name: str | None) -> RunDir:
+    names = _directories(parent)
+    runs = [run for place in names if name in (None, place.name) and (run := _latest_of(place))]
+    if not runs:
+        fix = did_you_mean(name, [place.name for place in names]) if name else ""
+        where, exists = parent / name if name else parent, _existing(parent)
+        problem = Problem(f"latest run in {where}", "a run", missing=True, exists=exists, fix=fix)
+        raise RunError(str(problem))
+    return RunDir(max(runs, key=lambda run: run.name))
+
+
+def _latest_of(place: Path) -> Path | None:
+    # The link is right where names are not: when the clock was set back.
+    pointed = _followed(place / LATEST)
+    return pointed if is_run(pointed) else max(_runs(place), default=None)
+
+
+def _followed(path: Path) -> Path:
+    """Return what ``path`` leads to, links followed; where there can be none, ``latest`` is a file."""
+    if path.name == LATEST and path.is_file():
+        with suppress(OSError, UnicodeDecodeError, RunError), open(path, encoding="utf-8") as file:
+            name = file.read(200).strip()
+            check_name(name, LATEST)
+            path = path.parent / name
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return path.absolute()
+
+
+def _directories(path: Path) -> list[Path]:
+    with suppress(OSError):
+        return sorted(
+            entry.resolve() for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink()
+        )
+    return []
+
+
+def _runs(path: Path) -> list[Path]:
+    return [entry for entry in _directories(path) if is_run(entry)]
+
+
+def _existing(path: Path) -> str:
+    runs = [run for place in [path, *_directories(path)] for run in _runs(place)]
+    newest = sorted(runs, key=lambda run: run.name)[-_NUM_SHOWN:]
+    shown = ", ".join(f"{run.parent.name}/{run.name}" for run in newest)
+    return f"Newest runs in {path}: {shown}" if shown else f"{path} has no runs"
