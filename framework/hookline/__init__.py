@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hookline.checkpoint.rng import forked_rng
     from hookline.config import Config, Period, is_due, load_config
     from hookline.data import Loader
-    from hookline.default import DefaultTrainer, load_model
+    from hookline.default import DefaultTrainer
     from hookline.delivery import Delivery
     from hookline.durable import make_directory, remove_leftovers, replace_file, sync_directory
     from hookline.errors import (
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
     from hookline.kernel import StepKernel
     from hookline.nesting import to_device
     from hookline.reduce import PeriodReducer
+    from hookline.trained import load_model
     from hookline.trainer import SimpleTrainer, TrainerBase
 
 _ROOMS = {
     "checkpoint.rng": ("forked_rng",),
     "config": ("Config", "Period", "is_due", "load_config"),
     "data": ("Loader",),
-    "default": ("DefaultTrainer", "load_model"),
+    "default": ("DefaultTrainer",),
     "delivery": ("Delivery",),
     "durable": ("make_directory", "remove_leftovers", "replace_file", "sync_directory"),
     "errors": (
@@ -76,6 +77,7 @@ _ROOMS = {
     "kernel": ("StepKernel",),
     "nesting": ("to_device",),
     "reduce": ("PeriodReducer",),
+    "trained": ("load_model",),
     "trainer": ("SimpleTrainer", "TrainerBase"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

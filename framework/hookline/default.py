@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 
-from hookline import checkpoint, description, distributed, fingerprint, lock, report, runs
+from hookline import checkpoint, distributed, fingerprint, lock
+from hookline.attempt import attempt, may_lack_its_end
 from hookline.config import Config, load_config, resolve_target, to_iterations
 from hookline.config.lengths import Epochs
 from hookline.data import build_loader, iterations_per_epoch
 from hookline.delivery import check_journals
 from hookline.environment import on_all_ranks, set_up
-from hookline.errors import ConfigError, Problem, RunError, add_note
+from hookline.errors import ConfigError, Problem, RunError
 from hookline.evaluation import check_metrics, evaluation_state, load_evaluation_state
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
@@ -26,11 +25,11 @@ from hookline.parameter_groups import parameter_groups
 from hookline.plan import Plan, PlannedPlugin
 from hookline.plugins import lint_writer
 from hookline.resuming import to_resume
-from hookline.run_logs import attach_log, collected_logs, log_error
+from hookline.run_logs import collected_logs
 from hookline.rundir import RunDir
 from hookline.trainer import SimpleTrainer, load_weights, restoring, saved_weights, say_if_exit
 
-__all__ = ["DefaultTrainer", "load_model", "trainer_class"]
+__all__ = ["DefaultTrainer", "trainer_class"]
 
 _log = logging.getLogger(__name__)
 
@@ -164,42 +163,17 @@ class DefaultTrainer(SimpleTrainer):
         """
         first = self._next_iter if start_iter is None else start_iter
         last = self.max_iter if max_iter is None else max_iter
-        if first > last or (first == last and not self._lacks_only_its_end()):
+        if first > last or (first == last and not may_lack_its_end(self)):
             where = self.config.where("train.max_iter")
             raise RunError(f"{where}: expected more than the {first} iterations done, got {last}. Raise it.")
-        with ExitStack() as stack:
-            stack.enter_context(self._interrupts)  # until the run's files say how it ended
-            run, start = self._open_run(), perf_counter()
-            # Before anything in it is changed, by any rank.
-            self.generation = distributed.from_main(lambda: stack.enter_context(run.held()))
-            log = stack.enter_context(attach_log(run, distributed.rank()))
-            while self._early_records:  # what was said before there was a file to say it in
-                log.handle(self._early_records.pop(0))
+        with self._interrupts:  # until the run's files say how it ended
+            run = self._open_run()
             self.start_iter, self.max_iter = first, last
-            self._stopped_for = distributed.from_main(lambda: self._stop_to_end(run, first))
-            if self.resumed_from is not None and distributed.is_main():
-                for path in checkpoint.discard_newer(run.checkpoints, first - 1):
-                    _log.warning("Deleted %s: the run goes on from before it.", path)
-            if first == 0:
-                self.storage.put_hparams(description.hyper_parameters(self.config))
-            if distributed.is_main():
-                if self._stopped_for is None:
-                    run.write_status("running", iteration=first)
-                description.write(run, self.config, type(self), self._plugins_now())
-                report.print_header(self)
-                self._interrupts.last_words = lambda: report.last_words(self)
-            failure: Exception | None = None
-            try:
-                super().train(first, last)
-            except Exception as error:
-                failure = error
-                log_error(log, error)
-                raise
-            finally:
-                self._interrupts.last_words = str
-                self._next_iter = self.iter
-                if distributed.is_main():
-                    self._conclude(run, perf_counter() - start, failure)
+            with attempt(self, run):
+                try:
+                    super().train(first, last)
+                finally:
+                    self._next_iter = self.iter
 
     def resume(self, run: str = "latest") -> None:
         """Go on, at the next `train`, where the run stopped; it stays in its directory.
@@ -399,32 +373,6 @@ class DefaultTrainer(SimpleTrainer):
         self.run_dir = self._run.path
         return self._run
 
-    def _lacks_only_its_end(self) -> bool:
-        """Return whether nothing may be missing but the end of `train`: the run was killed, not ended."""
-        run = self._run
-        return self.resumed_from is not None and run is not None and not run.is_complete
-
-    def _stop_to_end(self, run: RunDir, first: int) -> str | None:
-        """Return why the run was stopped before iteration ``first``, if it was killed then, before its end.
-
-        None if that was a run before: one that somebody had go on began with ``first``.
-        """
-        begun = run.status.get("iteration")
-        was_killed = self._lacks_only_its_end() and isinstance(begun, int) and begun < first
-        return self._saved_stop if was_killed else None
-
-    def _conclude(self, run: RunDir, duration_s: float, failure: Exception | None) -> None:
-        data = report.summary(self, duration_s)
-        try:
-            run.check_generation(self.generation)
-            run.write_status(self.status, reason=self.reason, iteration=self.iter)
-            run.write_json("summary.json", data)
-        except RunError as error:
-            if failure is None:
-                raise
-            add_note(failure, f"and then: {error}")  # what ended the run is what there is to know
-        report.print_summary(self, data)
-
 
 def trainer_class(config: Config) -> type[DefaultTrainer]:
     """Return the class that the config's ``trainer`` names.
@@ -441,30 +389,3 @@ def trainer_class(config: Config) -> type[DefaultTrainer]:
     if config.trainer.options:
         raise ConfigError([Problem(where, "no options beside target", config.trainer.options)])
     return found
-
-
-def load_model(run: str | Path, weights_of: str | None = None) -> nn.Module:
-    """Return the trained model of a run in evaluation mode, on the CPU; nothing but its class is imported.
-
-    Args:
-        run: A run directory (its newest checkpoint), ``…/checkpoints/best``, or one checkpoint.
-        weights_of: A plugin that keeps weights of its own, such as an average, by its name in the config;
-            by default the weights are those that were trained.
-
-    Raises:
-        RunError: If there is no such run.
-        CheckpointError: If it has no undamaged checkpoint, or the plugin no weights in it.
-    """
-    found = runs.find(str(run), Path())
-    config = load_config(found.path / "config.yaml")
-    cls = trainer_class(config)
-    if cls.build_model is not DefaultTrainer.build_model:
-        trainer = cls(config, plugins=False)
-        trainer.load_weights(run, weights_of)
-        return trainer.model.cpu().eval()
-    plan = Plan(config, [], [], required=("model",), only=("model",))
-    if plan.problems:
-        raise ConfigError(plan.problems)
-    model: nn.Module = plan.make("model")
-    load_weights(model, saved_weights(Path(run), weights_of), str(run))
-    return model.eval()
