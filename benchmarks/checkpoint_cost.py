@@ -64,7 +64,7 @@ class _Copying(HookBase):
     Attributes:
         stalls: Wall time and this thread's CPU time of the ends, seconds.
         copies: The same of a copy into memory that is fresh from the system.
-        copies_again: The same of a copy into memory that was used for it before.
+        copies_again: The same of a copy into memory that was used for it an iteration before.
     """
 
     def __init__(self) -> None:
@@ -72,6 +72,7 @@ class _Copying(HookBase):
         self.copies_again: list[tuple[float, float]] = []
         self.stalls: list[tuple[float, float]] = []
         self._start = (0.0, 0.0)
+        self._used: list[torch.Tensor] = []
         self._trim = ctypes.CDLL(None).malloc_trim
 
     def before_step(self) -> None:
@@ -87,12 +88,14 @@ class _Copying(HookBase):
         start = perf_counter(), thread_time()
         copies = [tensor.clone() for tensor in tensors]
         self.copies.append(_since(start))
+        if len(self._used) != len(copies):
+            self._used = [tensor.clone() for tensor in tensors]
+        del copies
+        self._trim(0)
         start = perf_counter(), thread_time()
-        for copy, tensor in zip(copies, tensors, strict=True):
+        for copy, tensor in zip(self._used, tensors, strict=True):
             copy.copy_(tensor)
         self.copies_again.append(_since(start))
-        del copies, copy
-        self._trim(0)
 
     def after_step(self) -> None:
         self._start = perf_counter(), thread_time()

@@ -25,15 +25,20 @@ def test_a_snapshot_holds_what_the_device_had_computed_until_then(tmp_path):
         assert (value == 50).all()
 
 
-def test_copies_are_queued_without_a_wait_and_lie_in_pinned_memory():
+def test_copies_are_queued_without_a_wait_and_lie_in_pinned_memory(monkeypatch):
+    synchronize = torch.cuda.Stream.synchronize
+
+    def only_wait(stream):
+        torch.cuda.set_sync_debug_mode("default")
+        synchronize(stream)
+
     weights = [torch.ones(256, 256, device=DEVICE) for _ in range(8)]
     copy = HostCopy()
-    [copy(weight) for weight in weights]  # pinned memory is made the first time
-    copy.begin()
+    copies = [copy(weight) for weight in weights]  # pinned memory is made here
+    monkeypatch.setattr(torch.cuda.Stream, "synchronize", only_wait)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        copies = [copy(weight) for weight in weights]
+        copy.wait()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    copy.wait()
     assert all(value.is_pinned() and (value == 1).all() for value in copies)

@@ -103,9 +103,6 @@ class TestSnapshot:
         class Host:
             shape, dtype = torch.Size([2]), torch.float32
 
-            def is_pinned(self):
-                return True
-
             def copy_(self, source, non_blocking):
                 events.append(("copy", non_blocking))
                 return self
@@ -123,17 +120,18 @@ class TestSnapshot:
         copy = host_copy.HostCopy()
         assert isinstance(copy(OnDevice()), Host)
         copy(OnDevice())
-        assert copy(torch.ones(2)).tolist() == [1.0, 1.0]
+        on_host = copy(torch.ones(2))
         copy.wait()
+        assert on_host.tolist() == [1.0, 1.0]
         copy.begin()
         copy(OnDevice())
         copy.wait()
         assert events == [
             ("empty", True),
-            ("copy", True),
             ("empty", True),
-            ("copy", True),
             ("empty", False),
+            ("copy", True),
+            ("copy", True),
             torch.device("cuda", 1),
             "wait",
             ("copy", True),
@@ -146,6 +144,7 @@ class TestSnapshot:
         first = [copy(torch.full(shape, 1.0)) for shape in ((2,), (3,), (4,))]
         copy.begin()
         second = [copy(torch.full(shape, 2.0)) for shape in ((2,), (5,), (4,), (6,))]
+        copy.wait()
         places = [[value.data_ptr() for value in values] for values in (first, second)]
         assert [old == new for old, new in zip(*places, strict=False)] == [True, False, True]
         assert [value.tolist() for value in second] == [[2.0] * size for size in (2, 5, 4, 6)]

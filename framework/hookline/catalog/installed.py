@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from importlib_metadata import EntryPoint, EntryPoints
 
@@ -184,7 +185,13 @@ def _parent(metadata: Metadata) -> Path | None:
 
 
 def _metadata(point: EntryPoint) -> Metadata:
-    return Metadata(point.dist)
+    return _metadata_of(point.dist)  # type: ignore[arg-type]
+
+
+@cache
+def _metadata_of(distribution: Any) -> Metadata:
+    # Its files are read once: every checkpoint records where its plugins are from.
+    return Metadata(distribution)
 
 
 def _plugins_of(metadata: Metadata) -> Iterator[InstalledPlugin]:

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
+from time import sleep
 
 __all__ = ["in_background"]
+
+# A thread begins with the interpreter's lock, and would keep it from the one that trains for milliseconds.
+_HEAD_START_S = 0.001
 
 
 def in_background(write: Callable[[], Path]) -> Future[Path]:
@@ -18,6 +22,7 @@ def in_background(write: Callable[[], Path]) -> Future[Path]:
     future: Future[Path] = Future()
 
     def work() -> None:
+        sleep(_HEAD_START_S)
         try:
             future.set_result(write())
         except BaseException as error:

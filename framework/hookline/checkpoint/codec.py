@@ -343,7 +343,9 @@ def _is_unicode(text: str) -> bool:
 
 def _keeps_strides(tensor: torch.Tensor) -> bool:
     """Whether ``tensor`` is dense in an order of its own (``channels_last``), which a resume must keep."""
-    if tensor.numel() == 0 or tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
+    if tensor.numel() == 0 or (tensor.is_contiguous() and 1 not in tensor.shape):
+        return False  # at once, as nearly always: a dimension of one element may have any stride
+    if tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
         return False
     return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
 

@@ -8,40 +8,41 @@ __all__ = ["HostCopy"]
 
 
 class HostCopy:
-    """Copies tensors, those of a CUDA device beside what it computes; `wait` waits for all at once.
+    """Takes tensors to copy, and copies all at once; those of a CUDA device beside what it computes.
 
     The memory is kept for the next time: fresh memory takes several times as long as the copying itself. So
     `begin` again only when nobody needs the copies made before.
     """
 
     def __init__(self) -> None:
-        self._buffers: list[torch.Tensor] = []
-        self._num_used = 0
-        self._devices: set[torch.device] = set()
+        self._buffers: list[tuple[torch.Tensor, bool]] = []
+        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def begin(self) -> None:
-        """Give up the copies made before."""
-        self._num_used = 0
-        self._devices.clear()
+        """Give up the copies made before, and what was taken and not copied."""
+        self._taken.clear()
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a contiguous copy on the CPU, complete after `wait`."""
+        """Return what is a contiguous copy on the CPU after `wait`, until when ``tensor`` must not change."""
         copy = self._buffer(tensor.shape, tensor.dtype, tensor.is_cuda)
-        if tensor.is_cuda:
-            self._devices.add(tensor.device)
-        return copy.copy_(tensor, non_blocking=tensor.is_cuda)
+        self._taken.append((copy, tensor))
+        return copy
 
     def wait(self) -> None:
         """Return when every copy is complete."""
-        for device in self._devices:
+        # In one go: Python that runs between copies finds nothing in the caches that it had there.
+        for copy, tensor in self._taken:
+            copy.copy_(tensor, non_blocking=tensor.is_cuda)
+        for device in {tensor.device for _, tensor in self._taken if tensor.is_cuda}:
             torch.cuda.current_stream(device).synchronize()
+        self._taken.clear()
 
     def _buffer(self, shape: torch.Size, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
-        place, self._num_used = self._num_used, self._num_used + 1
-        for buffer in self._buffers[place : place + 1]:
-            if (buffer.shape, buffer.dtype, buffer.is_pinned()) == (shape, dtype, pinned):
+        place = len(self._taken)
+        for buffer, is_pinned in self._buffers[place : place + 1]:
+            if (buffer.shape, buffer.dtype, is_pinned) == (shape, dtype, pinned):
                 return buffer
         # From pinned memory only does a device go on while it copies.
         buffer = torch.empty(shape, dtype=dtype, pin_memory=pinned)
-        self._buffers[place : place + 1] = [buffer]
+        self._buffers[place : place + 1] = [(buffer, pinned)]
         return buffer
