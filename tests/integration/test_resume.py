@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hookline import CheckpointError, DefaultTrainer, load_model
+from hookline.rundir import RunDir
 
 # Dropout draws random numbers in every iteration, so a resume without RNG state would show.
 NOISY = ["model.dropout=0.5", "hooks+=./line.py:Hello", "hooks+=best-checkpoint", "hooks+=early-stopping"]
@@ -226,6 +227,18 @@ def test_train_of_a_default_trainer_goes_on_after_a_pause(project, finished):
     assert trainer.status == "finished"
     assert torch.equal(trainer.model.linear.weight, load_model(finished).linear.weight)
     assert (trainer.run_dir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_has_its_summary_before_it_says_how_it_ended(project, monkeypatch):
+    write, has_summary = RunDir.write_status, {}
+
+    def noted(self, state, **info):
+        has_summary[state] = self.summary.exists()
+        write(self, state, **info)
+
+    monkeypatch.setattr(RunDir, "write_status", noted)
+    DefaultTrainer("run.yaml", ["run.dir=other", "train.max_iter=1"]).train()
+    assert has_summary == {"running": False, "finished": True}
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(project, finished):
