@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import torch
 from pydantic import AfterValidator, BaseModel, Field
+from pydantic_core import core_schema
 
 from hookline.config import Epochs, MaxIter, Period, check_options
 from hookline.config.json_schema import options_schema
@@ -121,6 +122,29 @@ def test_what_json_schema_cannot_say_is_anything():
     assert options_schema(taking(Annotated[int, AfterValidator(even)]))["properties"]["it"] == {
         "type": "integer"
     }
+
+
+class Celsius(float):
+    """A type that says how it is checked, but not what JSON Schema it has."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(cls)
+
+
+class Broken(Celsius):
+    @classmethod
+    def __get_pydantic_json_schema__(cls, source: Any, handler: Any) -> Any:
+        raise ZeroDivisionError
+
+
+def test_a_type_without_a_schema_is_anything_and_leaves_what_is_around_it():
+    assert options_schema(taking(Celsius | int))["properties"] == {"it": {}}
+    assert options_schema(taking(list[Celsius]))["properties"] == {"it": {"type": "array", "items": {}}}
+
+
+def test_a_type_that_fails_to_say_its_schema_is_anything():
+    assert options_schema(taking(Broken))["properties"] == {"it": {}}
 
 
 def test_a_function_is_given_by_its_target():

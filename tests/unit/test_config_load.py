@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hookline.config import DEFAULT_HOOKS, Epochs, Group, Loader, Target, load_config
+from hookline.config.instances import own
 from hookline.errors import ConfigError, Problem
 
 RUN = """\
@@ -95,6 +96,10 @@ def test_no_weight_decay_on_norms_and_biases_is_one_line():
     assert config.optimizer.groups == [Group(["*.bias", "*norm*"], {"weight_decay": 0})]
 
 
+def test_off_without_quotes_is_a_word():
+    assert load(RUN.replace("100", "100, sync_check: off")).train.sync_check == "off"
+
+
 def test_only_the_training_loader_shuffles_unless_told():
     loaders = "{target: a:B, loader: {batch_size: 1}}"
     told = "{target: a:B, loader: {batch_size: 1, shuffle: true}}"
@@ -165,6 +170,13 @@ def test_a_default_hook_that_is_listed_keeps_its_place_and_options():
     config = load(RUN + "hooks: [progress: {period: 5}, evaluate, timer]")
     assert names(config) == ["schedule", "writers", "progress", "evaluate", "timer"]
     assert config.hooks[2].options == {"period": 5}
+
+
+def test_a_default_hook_is_hooklines_own_whatever_is_installed_under_its_name():
+    assert {name: own(name, "hooks") for name in DEFAULT_HOOKS} == {
+        name: f"hookline:{name}" for name in DEFAULT_HOOKS
+    }
+    assert (own("evaluate", "hooks"), own("timer", "writers")) == ("evaluate", "timer")
 
 
 def test_false_switches_a_hook_off():
@@ -290,6 +302,11 @@ SECTIONS = "Options: run, model, data, optimizer, schedule, train, hooks, writer
         ),
         (
             "100",
+            "100, sync_check: always",
+            "train.sync_check (run.yaml:6): expected one of off, warn, error, got 'always'.",
+        ),
+        (
+            "100",
             "100, device: 0",
             "train.device (run.yaml:6): expected a string, got 0. Put it in quotes.",
         ),
@@ -356,6 +373,20 @@ SECTIONS = "Options: run, model, data, optimizer, schedule, train, hooks, writer
             "batch_size: 4",
             "shuffle: true",
             "data.train.loader.batch_size (run.yaml:4): expected a whole number >= 1, got nothing.",
+        ),
+        (
+            "batch_size: 4",
+            "batch_size: 4, persistent_workers: true",
+            "data.train.loader.persistent_workers (run.yaml:4): expected an option of data.train.loader, "
+            "got 'persistent_workers'. Options: batch_size, shuffle, drop_last, num_workers, pin_memory. "
+            "Remove it: worker processes stay from epoch to epoch.",
+        ),
+        (
+            "batch_size: 4",
+            "batch_size: 4, num_worker: 2",
+            "data.train.loader.num_worker (run.yaml:4): expected an option of data.train.loader, "
+            "got 'num_worker'. Options: batch_size, shuffle, drop_last, num_workers, pin_memory. "
+            "Did you mean 'num_workers'?",
         ),
         (
             "  train: {target",

@@ -181,7 +181,7 @@ def test_a_value_is_converted_to_its_annotation(name, value, converted):
         ("period", -1, "a whole number >= 0 or epochs such as '3 epochs', got -1"),
         ("period", True, "a whole number >= 0 or epochs such as '3 epochs', got True"),
         ("length", "0 epochs", "a whole number >= 1 or epochs such as '3 epochs' or null, got '0 epochs'"),
-        ("function", "f", "a value of type Callable[[int], int] or null, got 'f'"),
+        ("function", "f", "a function or null, got 'f'"),
         ("tensor", [1.0], "an instance of Tensor or null, got [1.0]"),
     ],
 )
@@ -236,7 +236,7 @@ def test_every_problem_is_found_with_its_origin():
 
 
 def test_what_the_caller_gives_is_no_option():
-    def plugin(params: list, lr: float) -> None:
+    def plugin(params: list, lr: float, parameters: int = 0) -> None:
         pass
 
     valid, problems = check_options(plugin, {"lr": 1, "params": []}, "optimizer", given=("params",))
@@ -362,6 +362,20 @@ class Louder(Base):
     Args:
         width: Its own.
     """
+
+
+class Silent(Base):
+    """Has not written yet what its options are.
+
+    Args:
+    """
+
+
+def test_a_docstring_that_cannot_be_read_hides_no_other():
+    assert [option.description for option in describe_options(Silent)] == [
+        option.description for option in describe_options(Base)
+    ]
+    assert any(option.description for option in describe_options(Silent))
 
 
 def test_the_docstring_of_a_subclass_comes_first():

@@ -79,6 +79,12 @@ def test_an_item_of_a_list_has_an_index():
     assert load("model.layers.1=16").model.options["layers"] == [8, 16]
 
 
+def test_a_key_is_set_within_an_item_of_a_list():
+    config = load("optimizer.groups=[{match: a, lr: 1}, {match: b, lr: 1}]", "optimizer.groups.1.lr=2")
+    assert [group.options for group in config.optimizer.groups] == [{"lr": 1}, {"lr": 2}]
+    assert config.origin("optimizer.groups.1.lr") == "override 'optimizer.groups.1.lr=2'"
+
+
 def test_an_instance_is_found_by_its_name():
     config = load("hooks.evaluate.period=100", "writers.tb.bins=5", "hooks.progress.period=7")
     assert hooks(config)["evaluate"] == {"period": 100, "data": "eval"}

@@ -107,6 +107,10 @@ def test_every_section_and_key_has_a_description():
         {"train": {"max_iter": 5, "precision": "fp8"}},
         {"train": {"max_iter": 5, "compile": {"mode": "x"}}},
         {"train": {"max_iter": 5, "compile": "x"}},
+        {"train": {"max_iter": 5, "sync_check": "warn"}},
+        {"train": {"max_iter": 5, "sync_check": False}},
+        {"train": {"max_iter": 5, "sync_check": "on"}},
+        {"train": {"max_iter": 5, "sync_check": True}},
         {"model": {"target": "./a.py:B", "width": 3}},
         {"model": {"target": "nothing"}},
         {"model": {"width": 3}},
@@ -221,6 +225,13 @@ def test_a_known_target_takes_its_options_alone_and_so_do_its_groups(target):
     assert not is_valid(optimizer={"target": target})
     assert not is_valid(optimizer={"target": target, "lr": 1, "groups": [{"match": "*", "dacay": 0}]})
     assert not is_valid(optimizer={"target": target, "lr": 1, "groups": [{"decay": 0}]})
+
+
+def test_a_known_model_takes_its_options_alone():
+    schema = config_schema({}, {"model": [Offer("my.net:Net", options_schema(fast, ["params"]))]})
+    valid = jsonschema.Draft7Validator(schema).is_valid
+    assert valid({**CONFIG, "model": {"target": "my.net:Net", "lr": 1}})
+    assert not valid({**CONFIG, "model": {"target": "my.net:Net", "lr": 1, "groups": []}})
 
 
 def test_an_unknown_target_takes_any_option():

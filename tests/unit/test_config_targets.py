@@ -109,6 +109,20 @@ def test_a_missing_file_is_refused_with_those_that_are_there(folder):
     )
 
 
+def test_a_file_that_is_there_for_a_shell_is_answered_with_its_path_from_the_config(folder, monkeypatch):
+    (folder / "configs").mkdir()
+    monkeypatch.chdir(folder)
+    for written, relative in (("configs", "../net.py"), ("..", f"./{folder.name}/net.py")):
+        said = str(refused("./net.py:Net", (folder / written).resolve()))
+        assert said.endswith(f" Paths are relative to the config: write {relative}.")
+
+
+def test_a_file_of_something_else_is_refused(folder):
+    (folder / "net.txt").write_text(NET)
+    expected = f"{WHERE}: expected a Python file (.py), got './net.txt:Net'."
+    assert str(refused("./net.txt:Net", folder)) == expected
+
+
 def test_a_missing_name_of_a_file_is_refused_with_what_it_defines(folder):
     assert str(refused("./net.py:Nett", folder)) == (
         f"{WHERE}: expected a name in net.py, got './net.py:Nett'. Names in net.py: Net, make. "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hookline.config.instances import LISTS, enabled
+from hookline.config.instances import LISTS, OPTIONS, enabled, is_name
 from hookline.config.options import check_options, unknown_option
 from hookline.config.schema import Config, Loader, PluginSpec
 from hookline.config.tree import Node, located, nearest, plain
@@ -17,6 +16,18 @@ from hookline.errors import HooklineError, Problem
 __all__ = ["build", "shape_of"]
 
 Origins = Mapping[tuple[str, ...], str]
+
+_OWN_LOADER = "Remove it; where it is needed, make the target return a DataLoader, and remove 'loader'"
+_OF_DATALOADER = {
+    "persistent_workers": "Remove it: worker processes stay from epoch to epoch",
+    "prefetch_factor": "Remove it: each worker process fetches two batches ahead",
+    "collate_fn": "Remove it, and give the dataset a method get_batch(indices) that returns the batch",
+    "generator": "Remove it: the order is that of run.seed",
+    **dict.fromkeys(
+        ("sampler", "batch_sampler", "timeout", "worker_init_fn", "multiprocessing_context"), _OWN_LOADER
+    ),
+}
+"""What to do about an option that torch's DataLoader has and a loader of hookline has not."""
 
 
 def build(root: Node, known: Origins, **about: Any) -> tuple[Any, list[Problem | HooklineError]]:
@@ -56,7 +67,9 @@ class _Builder:
             elif "options" in hints:
                 made["options"][key] = plain(child)
             else:
-                self.problems.append(unknown_option(self.at(below), path or "the config", key, list(hints)))
+                fix = _OF_DATALOADER.get(key, "") if cls is Loader else ""
+                owner = path or "the config"
+                self.problems.append(unknown_option(self.at(below), owner, key, list(hints), fix=fix))
         for key in [key for key in _required(cls) if key in shapes and key not in made]:
             made[key] = self.note(_below(path, key), _form(shapes[key][1]), missing=True)
         valid, problems = check_options(cls, values, path, self.origin, given={*made, *fixed})
@@ -77,7 +90,7 @@ class _Builder:
         if container is list:
             return [self.section(cls, _below(path, i), child) for i, child in enumerate(node.value)]
         for name in node.value:
-            if not re.fullmatch(r"\w[\w-]*", str(name)):
+            if not is_name(str(name)):
                 self.note(_below(path, name), "a name of letters, digits, '_' and '-'", name)
         return {name: self.section(cls, _below(path, name), child) for name, child in node.value.items()}
 
@@ -113,6 +126,6 @@ def _required(cls: Any) -> list[str]:
 def _form(cls: Any) -> str:
     """Return the shortest mapping that is right for a section."""
     if cls is PluginSpec:
-        return "a mapping of options, or false to switch it off"
+        return OPTIONS
     keys = _required(cls) or [item.name for item in fields(cls)]
     return f"a mapping such as {{{', '.join(f'{name}: …' for name in keys)}}}"

@@ -12,8 +12,10 @@ from hookline.errors import ConfigError, HooklineError, Problem
 __all__ = [
     "DEFAULT_HOOKS",
     "LISTS",
+    "OPTIONS",
     "by_name",
     "enabled",
+    "is_name",
     "is_on",
     "name_in",
     "own",
@@ -29,6 +31,9 @@ they put. One that the config lists itself stands where the config has it.
 """
 
 LISTS = ("hooks", "writers")
+
+OPTIONS = "a mapping of options, or false to switch it off"
+"""The rule of what stands under the name of an instance."""
 
 _LAST = "progress"
 _FORMS = "a name, or one name with its options such as {checkpoint: {period: 500}}"
@@ -87,6 +92,11 @@ def enabled(instances: Node) -> Iterator[tuple[str, Node]]:
             yield name, options  # not a mapping: a problem
 
 
+def is_name(text: str) -> bool:
+    """Return True for a name of letters, digits, '_' and '-', as that of an instance is."""
+    return re.fullmatch(r"\w[\w-]*", text) is not None
+
+
 def is_on(options: Node) -> bool:
     """Return False for an instance that is switched off, as in ``{timer: false}``."""
     return options.value is not False
@@ -109,7 +119,7 @@ def _instance(section: str, item: Node) -> tuple[str, Node]:
     if not isinstance(use, str):
         raise wrong(section, item.origin, _FORMS, plain(item), fix=_indentation_hint(use))
     name = name_in(use)
-    if not re.fullmatch(r"\w[\w-]*", name):
+    if not is_name(name):
         fix = f"{use}:Name" if use.endswith(".py") else f"{{my-name: {{use: {use}}}}}"
         expected = "an instance name of letters, digits, '_' and '-'"
         raise wrong(section, item.origin, expected, name, fix=f"Give it a name: {fix}")
@@ -121,7 +131,7 @@ def _options(path: str, use: str, name: str, options: Node) -> Node:
     if values is False:
         return options
     if not isinstance(values, dict):
-        raise wrong(path, options.origin, "a mapping of options, or false to switch it off", plain(options))
+        raise wrong(path, options.origin, OPTIONS, plain(options))
     if use != name and "use" in values:
         exists, fix = f"{use} is another", f"Write {{{name}: {{use: …}}}}"
         raise wrong(path, options.origin, "one thing to use", plain(values["use"]), exists, fix)

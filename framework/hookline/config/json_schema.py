@@ -6,9 +6,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticOmit, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from hookline.config.lengths import Epochs
 from hookline.config.options import Option, annotations_of, describe_options
@@ -58,7 +57,7 @@ def value_schema(annotation: Any) -> dict[str, Any]:
         return {}
     try:
         schema = validator.json_schema(schema_generator=_Generator)
-    except (PydanticInvalidForJsonSchema, PydanticOmit):
+    except Exception:  # a stranger's type may raise anything
         return {}
     schema.pop("description", None)  # the docstring of a class
     made: dict[str, Any] = _draft_7(schema, schema.pop("$defs", {}))

@@ -73,19 +73,17 @@ def check_options(
                 valid[name] = _checked(allowed[name], value)
             except ValueError as error:
                 problems.append(_misfit(at(name), allowed[name].annotation, value, str(error)))
-        elif takes_any and isinstance(name, str) and name not in given:
+        elif name in given:
+            exists = "hookline passes it itself"
+            problems.append(Problem(at(name), f"an option of {where}", name, exists))
+        elif takes_any and isinstance(name, str):
             valid[name] = value
         else:
-            exists = "hookline passes it itself" if name in given else ""
-            problems.append(unknown_option(at(name), where, name, list(allowed), exists))
-    for name, parameter in allowed.items():
-        if name in options:
-            continue
-        if parameter.default is ANY:
-            expected = rule(parameter.annotation)
-            is_any = expected == rule(ANY)
-            problems.append(Problem(at(name), "a value" if is_any else expected, missing=True))
-        elif isinstance(length := _length(parameter), Epochs):
+            problems.append(unknown_option(at(name), where, name, list(allowed)))
+    for name in [name for name in allowed if name not in options]:
+        if allowed[name].default is ANY:
+            problems.append(_absent(at(name), allowed[name].annotation))
+        elif isinstance(length := _length(allowed[name]), Epochs):
             valid[name] = length
     return valid, problems
 
@@ -99,10 +97,15 @@ def _length(parameter: inspect.Parameter) -> Any:
         return None
 
 
-def unknown_option(where: str, owner: str, name: Any, known: Sequence[str], exists: str = "") -> Problem:
-    """Return the problem of an option that ``owner`` does not have."""
-    exists = exists or (f"Options: {', '.join(known)}" if known else "It takes no options")
-    return Problem(where, f"an option of {owner}", name, exists, did_you_mean(str(name), known))
+def unknown_option(where: str, owner: str, name: Any, known: Sequence[str], fix: str = "") -> Problem:
+    """Return the problem of an option that ``owner`` does not have; ``fix`` instead of what may be meant."""
+    exists = f"Options: {', '.join(known)}" if known else "It takes no options"
+    return Problem(where, f"an option of {owner}", name, exists, fix or did_you_mean(str(name), known))
+
+
+def _absent(where: str, annotation: Any) -> Problem:
+    expected = rule(annotation)
+    return Problem(where, "a value" if expected == rule(ANY) else expected, missing=True)
 
 
 def describe_options(fn: Any, given: Collection[str] = ()) -> list[Option]:

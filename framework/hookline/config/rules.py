@@ -104,6 +104,8 @@ def rule(annotation: Any) -> str:
     if (kind or annotation) in _MAPPINGS:
         is_any = not args or rule(args[1]) == _WORDS[ANY]
         return "a mapping" if is_any else f"a mapping (each value {rule(args[1])})"
+    if (kind or annotation) is collections.abc.Callable:
+        return "a function"
     if not isinstance(annotation, type):
         return "anything" if annotation is Any else f"a value of type {type_text(annotation)}"
     if issubclass(annotation, enum.Enum):
