@@ -73,10 +73,12 @@ class Plan:
     ) -> None:
         self._config = config
         self._problems: list[Problem | HooklineError] = []
-        self._makers: dict[str, Callable[..., Any]] = {}
+        self._makers: dict[str, partial[Any]] = {}
         for key, target in _targets(config):
             if only is None or key in only:
                 self._collect(partial(self._add_target, key, target))
+        if only is None:
+            self._check_compile()
         self._problems += [
             Problem(key, "a mapping such as {target: package.module:Name}", missing=True)
             for key in required
@@ -125,9 +127,10 @@ class Plan:
             exists = f"It was raised at {at.filename}:{at.lineno}"
             got = f"{type(error).__name__}: {error}"
             where = self._config.where(f"{key}.target")
-            raise ConfigError(
-                [Problem(where, "a target that can be built with its options", got, exists)]
-            ) from error
+            expected = "a target that can be built with its options"
+            named = ", ".join(self._makers[key].keywords)
+            fix = f"Its options in the config are {named}" if named else ""
+            raise ConfigError([Problem(where, expected, got, exists, fix)]) from error
 
     def _add_target(self, key: str, target: Target) -> None:
         factory = resolve_target(target.target, self._config.base, self._config.where(f"{key}.target"))
@@ -148,6 +151,18 @@ class Plan:
                 _, problems = check_options(factory, group.options, where, self._config.origin, given)
                 self._problems += (problem for problem in problems if not problem.missing)
         self._makers[key] = partial(factory, **options)
+
+    def _check_compile(self) -> None:
+        given = self._config.train and self._config.train.compile
+        if not isinstance(given, Mapping):
+            return
+        import torch  # what compiles nothing needs no torch
+
+        # torch knows the options of a backend, and says which are wrong; their annotation lacks some.
+        own = {**given, "options": {}} if isinstance(given.get("options"), Mapping) else given
+        where, origin = "train.compile", self._config.origin
+        _, problems = check_options(torch.compile, own, where, origin, given=("model",))
+        self._problems += problems
 
     def _plugins(self, specs: Iterable[PluginSpec], group: str) -> list[PlannedPlugin]:
         planned: list[PlannedPlugin] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hookline import DefaultTrainer, load_config
+
 from .conftest import LINE
 
 
@@ -87,11 +89,23 @@ OVERRIDES = {
     "data.train.metrics=3": ["data.train.metrics", "expected a mapping"],
     "hooks.evaluate.data=[eval]": ["a key of the section data", "There is: train, eval"],
     "hooks.evaluate.data=3": ["a key of the section data", "got 3"],
-    "optimizer.lr=-1": ["optimizer.target", "ValueError: Invalid learning rate: -1"],
+    "optimizer.lr=-1": [
+        "optimizer.target",
+        "ValueError: Invalid learning rate: -1",
+        "Its options in the config are lr.",
+    ],
     "optimizer={target: torch.optim.Adam, fused: true, foreach: true}": [
         "optimizer.target",
         "RuntimeError: `fused` and `foreach` cannot be `True` together",
     ],
+    "train.compile={fullgraph: maybe, dynamic: soon}": [
+        "2 problems:",
+        "train.compile.fullgraph",
+        "expected true or false, got 'maybe'.",
+        "train.compile.dynamic",
+    ],
+    "train.compile={fulgraph: true}": ["train.compile.fulgraph", "Did you mean 'fullgraph'?"],
+    "train.compile.model=a": ["train.compile.model", "hookline passes it itself."],
     "train.kernel=grpah": ["one of eager, graph, auto, got 'grpah'. Did you mean 'graph'?"],
     "data.eval.metrics.a=5": ["data.eval.metrics.a"],
     "hooks+=json": ["It is one of the writers"],
@@ -103,6 +117,12 @@ OVERRIDES = {
 def test_a_wrong_override_is_refused(project, override):
     assert_refused(project.hookline("train", "run.yaml", override), *OVERRIDES[override])
     assert not project.runs()
+
+
+def test_options_that_a_backend_of_compile_knows_are_left_to_it(project):
+    options = "{fullgraph: true, dynamic: null, backend: eager, mode: null, options: {anything: 0.5}}"
+    config = load_config(project.path / "run.yaml", [f"train.compile={options}"])
+    assert DefaultTrainer.planned(config).problems == []
 
 
 def test_every_problem_of_every_part_is_reported_at_once(project):
