@@ -14,7 +14,7 @@ from hookline import checkpoint
 from hookline.errors import CheckpointError, Problem
 from hookline.nesting import map_tensors
 
-__all__ = ["Capsule", "find", "folder_of", "leaves", "parts", "read", "write"]
+__all__ = ["Capsule", "find", "folder_of", "is_capsule", "leaves", "parts", "read", "write"]
 
 _VERSION = 1
 _NAMES = "iter_*"
@@ -133,6 +133,11 @@ def find(place: Path) -> Path:
         )
         raise CheckpointError(str(problem))
     return place
+
+
+def is_capsule(path: Path) -> bool:
+    """Return whether a capsule is at ``path``, damaged or not: a checkpoint has no such file."""
+    return (path / "capsule.json").is_file()
 
 
 def read(path: Path) -> Capsule:

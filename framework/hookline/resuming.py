@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hookline import checkpoint, runs
+from hookline import capsules, checkpoint, runs
 from hookline.config import Config
-from hookline.errors import Problem, RunError
+from hookline.errors import CheckpointError, Problem, RunError
 from hookline.hooks import Checkpoint
 
 __all__ = ["AUTO", "to_resume"]
@@ -32,11 +32,14 @@ def to_resume(spec: str, config: Config, hooks: Iterable[Any]) -> tuple[Path | N
 
     Raises:
         RunError: If there is no such run, or another process trains in that of ``auto``.
-        CheckpointError: If it has no undamaged checkpoint, or the one named is damaged.
+        CheckpointError: If it has no undamaged checkpoint, or what is named is a damaged one or a capsule.
     """
     parent, name = Path(config.run.dir), config.run.name
     if spec != AUTO:
         found = runs.resumable(spec, parent, name)
+        if capsules.is_capsule(Path(spec)):
+            fix = f"Name the run instead; 'hookline replay {spec}' looks into the capsule"
+            raise CheckpointError(str(Problem(f"resume: {spec}", "a run or a checkpoint", "a capsule", fix=fix)))
         return found.path, checkpoint.resolve(found.path if spec == runs.LATEST else Path(spec))
     for hook in hooks:
         _require_inside(hook, config)

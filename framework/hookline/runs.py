@@ -112,4 +112,5 @@ def _existing(path: Path) -> str:
     runs = [run for place in [path, *_directories(path)] for run in _runs(place)]
     newest = sorted(runs, key=lambda run: run.name)[-_NUM_SHOWN:]
     shown = ", ".join(f"{run.parent.name}/{run.name}" for run in newest)
-    return f"Newest runs in {path}: {shown}" if shown else f"{path} has no runs"
+    where = path if path.name else path.absolute()  # a lone dot is lost in a sentence
+    return f"Newest runs in {where}: {shown}" if shown else f"{where} has no runs"

@@ -404,6 +404,14 @@ def test_a_run_that_ends_by_it_says_how_to_look_into_it(trouble):
     assert done.stderr.splitlines()[-1] == f"Its batch is kept. Look into it with: hookline replay {shown}"
 
 
+def test_a_run_does_not_go_on_from_a_capsule(trouble):
+    assert trouble.hookline("train", "run.yaml", NAN).exit_code == 1
+    capsule = trouble.runs()[0] / "capsules/iter_0000002"
+    result = trouble.hookline("train", "run.yaml", "--resume", str(capsule))
+    assert result.exit_code == 2
+    assert f"resume: {capsule}: expected a run or a checkpoint, got 'a capsule'" in result.output
+
+
 def test_a_resumed_run_keeps_what_is_needed_from_its_own_checkpoints(trouble):
     hooks = "hooks+={checkpoint: {period: 2}}"
     assert trouble.hookline("train", "run.yaml", *SPIKE, hooks, "train.stop_at=4").exit_code == 0
