@@ -82,9 +82,10 @@ class Trouble(HookBase):
             time.sleep(0.3)  # rank 1 is the first to see it
 
     def on_error(self, error: BaseException) -> None:
-        """Leave what this rank ended of, and with which weights."""
+        """Leave what this rank ended of, with which weights, and as which holder of the run directory."""
         rank = os.environ["RANK"]
         found = {"error": type(error).__name__, "weights": self.trainer.model.state_dict()}
+        found["generation"] = self.trainer.generation
         torch.save(found, self.trainer.run_dir / f"rank{rank}.pt")
 
 
