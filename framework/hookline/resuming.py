@@ -39,7 +39,8 @@ def to_resume(spec: str, config: Config, hooks: Iterable[Any]) -> tuple[Path | N
         found = runs.resumable(spec, parent, name)
         if capsules.is_capsule(Path(spec)):
             fix = f"Name the run instead; 'hookline replay {spec}' looks into the capsule"
-            raise CheckpointError(str(Problem(f"resume: {spec}", "a run or a checkpoint", "a capsule", fix=fix)))
+            problem = Problem(f"resume: {spec}", "a run or a checkpoint", "a capsule", fix=fix)
+            raise CheckpointError(str(problem))
         return found.path, checkpoint.resolve(found.path if spec == runs.LATEST else Path(spec))
     for hook in hooks:
         _require_inside(hook, config)

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from hookline.cli.layout import printable
 from hookline.console import show_logs
-from hookline.origin import Origin
 from hookline.replay import Part, Replay, advice, origins
 from hookline.replay import replay as run_again
+from hookline.replay.origin import Origin
 
 __all__ = ["replay"]
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from hookline.origin import Origin
+from hookline.replay.origin import Origin
 from hookline.replay.result import Replay
 
 __all__ = ["advice", "origins"]

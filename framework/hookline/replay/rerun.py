@@ -21,8 +21,8 @@ from hookline.default import DefaultTrainer, trainer_class
 from hookline.errors import CheckpointError, ConfigError, HooklineError, Problem, RunError, add_note
 from hookline.events import Events, EventStorage
 from hookline.nesting import map_tensors
-from hookline.origin import Watch, is_bad
 from hookline.replay.batch import are_same, parts_of
+from hookline.replay.origin import Watch, is_bad
 from hookline.replay.result import Replay, verdict_of
 from hookline.trainer import SimpleTrainer, load_weights
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from hookline.capsules import Capsule
-from hookline.origin import Watch
 from hookline.replay.batch import Part
+from hookline.replay.origin import Watch
 
 __all__ = ["Replay", "verdict_of"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hookline import StepKernel
-from hookline.origin import Watch, is_bad
+from hookline.replay.origin import Watch, is_bad
 
 
 class Net(nn.Module):
