@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from hookline import load_config
+from hookline import DefaultTrainer, load_config
+from hookline.report import header
 
 from .conftest import LINE
 
@@ -28,6 +30,13 @@ def test_train_shows_header_progress_and_summary(project):
     assert shown["status"].endswith("finished at iteration 12")
     assert "eval/total_loss" in shown
     assert "hookline train run.yaml --resume runs/line/" in shown["extend"]
+
+
+def test_the_header_says_which_iteration_compiles(project):
+    trainer = DefaultTrainer(project.path / "run.yaml")
+    assert header(trainer)["training"] == "iterations 0 to 12, fp32"
+    trainer.config = replace(trainer.config, train=replace(trainer.config.train, compile=True))
+    assert header(trainer)["training"] == "iterations 0 to 12, fp32, compiling in the first"
 
 
 def test_the_run_directory_describes_the_run(project):
