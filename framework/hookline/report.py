@@ -38,7 +38,7 @@ def header(trainer: DefaultTrainer) -> dict[str, str]:
         "run": _shown(trainer.run_dir),
         "device": _device(trainer),
         "model": f"{type(trainer.model).__name__}, {num_parameters:,} parameters",
-        "training": f"iterations {trainer.start_iter} to {trainer.max_iter}, {trainer.precision}{_compiled(trainer)}",
+        "training": _training(trainer),
         "hooks": " → ".join(trainer.hooks.names()) or "none",
         "writers": ", ".join(trainer.writers) or "none",
     }
@@ -172,8 +172,9 @@ def _device(trainer: DefaultTrainer) -> str:
     return f"{device} ({name}){ranks}"
 
 
-def _compiled(trainer: DefaultTrainer) -> str:
-    return ", compiling in the first" if trainer.config.train.compile else ""
+def _training(trainer: DefaultTrainer) -> str:
+    compiling = ", compiling in the first" if trainer.config.train.compile else ""
+    return f"iterations {trainer.start_iter} to {trainer.max_iter}, {trainer.precision}{compiling}"
 
 
 def _hook_seconds(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
