@@ -1,5 +1,6 @@
 # `make train` trains the example model, `make test` checks everything; both set up .venv first.
 # `make faults` breaks runs on purpose, a thousand times, and writes down what came of it.
+# `make coverage` tells which branches of checkpoint, journal and config code no test beside them takes.
 # `make benchmarks` measures, which takes most of an hour, with an environment of its own.
 PYTHON ?= python3
 VENV := .venv
@@ -7,8 +8,10 @@ BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/.installed
 BENCH := .venv-bench
+COVERING := $(wildcard tests/unit/test_checkpoint_*.py tests/unit/test_config_*.py) \
+    tests/unit/test_durable.py tests/unit/test_export.py tests/unit/test_strange_files.py plugins/hookline-json/tests
 
-.PHONY: train test lint types imports tests faults docs benchmarks clean
+.PHONY: train test lint types imports tests faults coverage docs benchmarks clean
 
 train: $(INSTALLED)
 	$(BIN)/hookline train examples/char_gpt/config.yaml $(ARGS)
@@ -34,6 +37,11 @@ faults: $(INSTALLED)
 	OMP_NUM_THREADS=1 HOOKLINE_FAULTS=long $(BIN)/pytest -n 0 --timeout 3600 $(or $(ARGS),tests/faults)
 	$(BIN)/python tests/faults/results.py
 
+# In one process: what is killed or forked has nothing to tell. What is measured is in pyproject.toml.
+coverage: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 0 $(or $(ARGS),$(COVERING))
+	$(BIN)/coverage report
+
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
@@ -55,4 +63,4 @@ $(BENCH)/.installed: pyproject.toml Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) docs/_build
+	rm -rf $(VENV) $(BENCH) docs/_build .coverage
