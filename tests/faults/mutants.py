@@ -19,8 +19,11 @@ from hookline.checkpoint.pointers import write_pointer
 from hookline.checkpoint.retention import remove
 from hookline.data import loader
 from hookline.durable import sync_directory
+from hookline.errors import CheckpointError
+from hookline.hooks import Checkpoint
 from hookline.rundir import RunDir
 from hookline.trainer import SimpleTrainer, TrainerBase, base
+from hookline.trainer.interrupts import Interrupts
 
 __all__ = ["MUTANTS"]
 
@@ -96,6 +99,27 @@ def retention_counts_damaged() -> ExitStack:
     return _broken((retention.Ledger, "is_good", lambda self, path: True))
 
 
+def save_error_swallowed() -> ExitStack:
+    """A save that failed counts as done."""
+    write = Checkpoint._write
+
+    def write_or_not(self: Checkpoint, root: Path, *rest: Any) -> Path:
+        try:
+            return write(self, root, *rest)
+        except CheckpointError:
+            return root
+
+    return _broken((Checkpoint, "_write", write_or_not))
+
+
+# ---- of an end
+
+
+def pause_exits_0() -> ExitStack:
+    """Whoever started a run that a signal paused is told that it is done."""
+    return _broken((Interrupts, "raise_again", lambda self: None))
+
+
 # ---- of a load
 
 
@@ -169,6 +193,8 @@ MUTANTS = (
     pointer_before_rename,
     fence_not_checked,
     retention_counts_damaged,
+    save_error_swallowed,
+    pause_exits_0,
     hash_not_checked,
     no_rng,
     no_optimizer,

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ _BEGIN_S = 30.0
 
 
 def signal_trials(
-    number: int, num_trials: int, *, world_size: int = 1, to_rank: int | None = None, seed: int = 0
+    number: int,
+    num_trials: int,
+    *,
+    world_size: int = 1,
+    to_rank: int | None = None,
+    seed: int = 0,
+    patches: Sequence[str] = (),
 ) -> Trials:
     """Send the job a signal while it trains, and let it go on to its end.
 
@@ -39,12 +46,13 @@ def signal_trials(
         world_size: Number of ranks.
         to_rank: Who gets it; by default all, as launchers do it.
         seed: Of the instants.
+        patches: Break hookline, see `job.start`; of one rank only.
     """
     draw, done = random.Random(seed), Trials()
     training_s = _training_s(world_size)
     while done.trials < num_trials:
         with place() as root:
-            attempts = _began(root, world_size)
+            attempts = _began(root, world_size, patches)
             time.sleep(draw.uniform(0, training_s))
             if any(attempt.ended(0) for attempt in attempts):
                 wait_ranks(attempts)
@@ -68,7 +76,7 @@ def save_names(trainer: Any, file: str, path: Path) -> None:
         names.write(f"{path.name}\n")
 
 
-def _began(root: Path, world_size: int) -> list[Attempt]:
+def _began(root: Path, world_size: int, patches: Sequence[str] = ()) -> list[Attempt]:
     """Start the job, and return when its first iteration is about to run."""
     began = root / "began"
     acts = [
@@ -76,7 +84,10 @@ def _began(root: Path, world_size: int) -> list[Attempt]:
         ["before_step", 7, "acts:mark", [str(root / "last")]],
         ["after_save", -1, "stops:save_names", [str(root / "saved.txt")]],
     ]
-    attempts = [start(root, acts=acts)] if world_size == 1 else start_ranks(root, world_size, acts=acts)
+    if world_size == 1:
+        attempts = [start(root, acts=acts, patches=patches)]
+    else:
+        attempts = start_ranks(root, world_size, acts=acts)
     deadline = time.monotonic() + _BEGIN_S
     while not began.exists() and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 
 import job
 import mutants
@@ -37,10 +38,27 @@ def power_loss(name, broken, folder, server):
     return survey(STORIES[name], recorder, Stage(folder / "stage"), limit=3, max_failures=1).failures
 
 
+def patches_of(broken):
+    """Return what a fork of the server is to break."""
+    return [] if broken is contextlib.nullcontext else [f"mutants:{broken.__name__}"]
+
+
 def killed(name, broken, folder, server):
     """Kill runs that then go on, until one ends otherwise than it should."""
-    patches = [] if broken is contextlib.nullcontext else [f"mutants:{broken.__name__}"]
-    return server.call("job:kill_trials", 12, patches=patches, max_failures=1).failures
+    return server.call("job:kill_trials", 12, patches=patches_of(broken), max_failures=1).failures
+
+
+def paused(name, broken, folder, server):
+    """Send SIGTERM while iterations run."""
+    return server.call("stops:signal_trials", signal.SIGTERM, 3, patches=patches_of(broken)).failures
+
+
+def filled(name, broken, folder, server):
+    """Train on a disk that has room for half of what a run takes."""
+    if reason := server.call("disk:unusable"):
+        pytest.skip(reason.strip().splitlines()[-1])
+    sizes = [server.call("disk:used_bytes") // 2]
+    return server.call("disk:full_disk", sizes, patches=patches_of(broken)).failures
 
 
 def corrupted(name, broken, folder, server):
@@ -110,6 +128,8 @@ HARNESSES = {
     "a file replaced": power_loss,
     "the journal": power_loss,
     "kill -9": killed,
+    "SIGTERM": paused,
+    "a full disk": filled,
     "flipped bits": corrupted,
     "retention": retained,
     "a second start": overtaken,
@@ -130,6 +150,8 @@ NOTICED_BY = {
     mutants.hash_not_checked: ("flipped bits",),
     mutants.retention_counts_damaged: ("retention",),
     mutants.fence_not_checked: ("a second start",),
+    mutants.save_error_swallowed: ("a full disk",),
+    mutants.pause_exits_0: ("SIGTERM",),
 }
 
 
