@@ -7,21 +7,20 @@
 Values on a device are taken without waiting and become `Events` when their copy has arrived. A writer
 only ever sees host data; `hookline.delivery` carries it there.
 
-What writers need is here without torch, which `EventStorage` imports when it is first used.
+What writers need is here without torch, which the storage imports when it is first used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hookline.events.current import get_event_storage
 from hookline.events.history import History
 from hookline.events.records import Events, Histogram, Scalar
 from hookline.events.table import EventTable, as_tables
 from hookline.events.writer import EventWriter, Run
 
 if TYPE_CHECKING:
-    from hookline.events.storage import EventStorage
+    from hookline.events.storage import EventStorage, get_event_storage
 
 __all__ = [
     "EventStorage",
@@ -38,9 +37,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "EventStorage":
+    if name not in ("EventStorage", "get_event_storage"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hookline.events.storage import EventStorage
+    from hookline.events import storage
 
-    globals()[name] = EventStorage
-    return EventStorage
+    globals()[name] = getattr(storage, name)
+    return globals()[name]

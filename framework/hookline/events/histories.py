@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import Any
 
+from hookline.errors import Problem
 from hookline.events.history import History
 
 __all__ = ["Histories"]
@@ -49,6 +50,29 @@ class Histories:
         """Tell each history of ``values``, which may still change until they are taken."""
         for name, value in values.items():
             self._of(name).update(value, iteration)
+
+    def latest(self, smoothed: Collection[str] = (), window: int = 1) -> dict[str, tuple[float, int]]:
+        """Return the last value of each scalar and the iteration it was put in.
+
+        Args:
+            smoothed: Of which ones the median of their last values instead.
+            window: How many iterations' values, up to that of the last one.
+        """
+        latest = {name: history.values()[-1] for name, history in self.by_name.items()}
+        for name in latest.keys() & smoothed:
+            history, (_, iteration) = self.by_name[name], latest[name]
+            latest[name] = history.median(history.count_since(iteration - window + 1)), iteration
+        return latest
+
+    def missing(self, name: str, is_on_device: bool) -> KeyError:
+        """Return the error for a scalar without a history, of which values may have been put on a device."""
+        if is_on_device:
+            exists = "Its values are still on their device"
+            fix = "They arrive when a period ends, or after drain()"
+        else:
+            exists, fix = f"There are: {', '.join(sorted(self.by_name)) or 'none'}", ""
+        where, rule = f"history of {name!r}", "a scalar that was put"
+        return KeyError(str(Problem(where, rule, missing=True, exists=exists, fix=fix)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each, by name."""

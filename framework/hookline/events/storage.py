@@ -1,32 +1,30 @@
-"""Collects what is measured, iteration by iteration."""
+"""Collects what is measured, iteration by iteration, and is found by whoever measures."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from threading import RLock
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
-
-from hookline.errors import Problem
-from hookline.events import convert
-from hookline.events.current import enter, leave
-from hookline.events.device import DeviceQueue
+from hookline.errors import Problem, RunError
 from hookline.events.histories import Histories
 from hookline.events.history import History
-from hookline.events.iteration import Flags, Record
+from hookline.events.iteration import Record
+from hookline.events.putting import Putting
 from hookline.events.records import Events
 
-__all__ = ["EventStorage"]
+__all__ = ["EventStorage", "get_event_storage"]
 
 Reader = Callable[[list[Events]], None]
 
+# A linked list, innermost first: a context that is copied or left in another order cannot disturb it.
+_current: ContextVar[tuple[EventStorage, Any] | None] = ContextVar("hookline_event_storage", default=None)
 
-class EventStorage:
+
+class EventStorage(Putting):
     """Holds what is measured, by iteration; the current one inside its ``with``.
 
     Values may be numbers or tensors. A tensor that is not on the CPU is taken without reading it: its value
@@ -42,152 +40,23 @@ class EventStorage:
     def __init__(self, start_iter: int = 0, *, period: int = 20) -> None:
         if period < 1:
             raise ValueError(str(Problem("EventStorage.period", "a whole number >= 1", period)))
-        self.iter = start_iter
+        super().__init__(start_iter)
         self.arrived_iter = start_iter
         """Every iteration below this one is complete on the host."""
         self._period = period
-        # Of every scalar how it was put last. Sealed records share it, so it is copied before a change.
-        self._flags: Flags = {}
-        self._open = Record(self._flags)
         self._sealed: deque[Record] = deque()
-        self._queue = DeviceQueue()
         self._histories = Histories(self._read)
-        self._are_read = True
-        self._kinds: dict[str, str] = {}
-        self._owns_flags = False
-        self._prefix = ""
         self._readers: list[Reader] = []
-        self._lock = RLock()
 
     def __enter__(self) -> EventStorage:
-        enter(self)
+        _current.set((self, _current.get()))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        leave()
-
-    # -- putting ---------------------------------------------------------------------------------
-
-    def put_scalar(
-        self, name: str, value: Any, smoothing_hint: bool = True, *, volatile: bool = False
-    ) -> None:
-        """Record ``value`` under ``name`` in this iteration.
-
-        Puts of one name in one iteration are averaged. Costs about 1 µs for a number.
-
-        Args:
-            name: Its key, inside the current ``name_scope``.
-            value: A number, or a tensor or array of one element; may be NaN or infinite.
-            smoothing_hint: False for what must not be smoothed, such as an evaluation; the last put decides.
-            volatile: True for what differs between two equal runs; json keeps it out of ``metrics.jsonl``.
-
-        Raises:
-            TypeError: If ``value`` is not a real number.
-            ValueError: If ``value`` has several elements, or ``name`` cannot be used.
-        """
-        with self._lock:
-            self._put(((name, value),), smoothing_hint, volatile)
-
-    def put_scalars(
-        self,
-        scalars: Mapping[str, Any] | None = None,
-        /,
-        *,
-        smoothing_hint: bool = True,
-        volatile: bool = False,
-        **named: Any,
-    ) -> None:
-        """Record several scalars, as ``put_scalar`` does; those of one device are taken at once.
-
-        Args:
-            scalars: Values by name.
-            smoothing_hint: As for ``put_scalar``.
-            volatile: As for ``put_scalar``.
-            named: More of them.
-        """
-        if scalars is None:
-            scalars = named
-        elif named:
-            scalars = {**scalars, **named}
-        with self._lock:
-            self._put(scalars.items(), smoothing_hint, volatile)
-
-    def put_timings(self, seconds: Mapping[str, float]) -> None:
-        """Record volatile scalars that only writers are told of: they have no history, and cost little.
-
-        For many numbers that are put often. Their names are taken as they are, outside of any ``name_scope``.
-        """
-        with self._lock:
-            record = self._open
-            if record.timings is None:
-                record.timings = {}
-            for key, value in seconds.items():
-                if self._kinds.setdefault(key, "scalar") == "scalar":
-                    if self._flags.get(key) != (True, True):
-                        self._set_flags(key, True, True)
-                    record.timings[key] = value
-
-    def put_image(self, name: str, image: Any) -> None:
-        """Record an image; a second one of the same name in an iteration replaces the first.
-
-        Args:
-            name: Its key, inside the current ``name_scope``.
-            image: Tensor or array of shape (C, H, W), C of 1, 3 or 4; uint8, or floats, clamped to [0, 1].
-
-        Raises:
-            TypeError: If it is no array, or of another dtype.
-            ValueError: If it has another shape, such as (H, W, C).
-        """
-        with self._lock:
-            key = self._key(name, "image")
-            self._put_array("image", key, convert.image_bytes(self._where("image", key), image))
-
-    def put_histogram(self, name: str, values: Any, bins: int = 64) -> None:
-        """Record how the finite elements of ``values`` are spread over ``bins`` bins of equal width.
-
-        Args:
-            name: Its key, inside the current ``name_scope``.
-            values: Tensor or array of any shape; on a device it is counted there.
-            bins: How many.
-        """
-        with self._lock:
-            key = self._key(name, "histogram")
-            self._put_array(
-                "histogram", key, convert.histogram_vector(self._where("histogram", key), values, bins)
-            )
-
-    def put_text(self, name: str, text: str) -> None:
-        """Record a text; a second one of the same name in an iteration replaces the first."""
-        with self._lock:
-            key = self._key(name, "text")
-            if not isinstance(text, str):
-                raise TypeError(str(Problem(self._where("text", key), "a string", text)))
-            self._open.others("texts")[key] = text
-
-    def put_hparams(self, hparams: Mapping[str, bool | int | float | str]) -> None:
-        """Record hyper-parameters of the run; once, before the first iteration, is usual."""
-        with self._lock:
-            for name, value in hparams.items():
-                where = f"hyper-parameter {name!r}"
-                if not isinstance(name, str) or not name:
-                    raise ValueError(str(Problem("put_hparams", "non-empty strings as names", name)))
-                if not isinstance(value, (bool, int, float, str)):
-                    raise TypeError(str(Problem(where, "a bool, a number or a string", value)))
-            self._open.others("hparams").update(hparams)
-
-    @contextmanager
-    def name_scope(self, name: str) -> Iterator[None]:
-        """Prefix every name put inside with ``name/``; scopes nest to ``a/b/…``."""
-        if not isinstance(name, str) or not name.strip("/"):
-            raise ValueError(str(Problem("name_scope", "a non-empty string", name)))
-        outer = self._prefix
-        self._prefix = f"{outer}{name.strip('/')}/"
-        try:
-            yield
-        finally:
-            self._prefix = outer
+        entry = _current.get()
+        _current.set(entry[1] if entry is not None else None)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -198,20 +67,10 @@ class EventStorage:
             KeyError: If none has been put, or none has arrived from its device yet.
         """
         histories = self._read()
-        if name in histories:
-            return histories[name]
-        if any(name in record.values for record in (*self._sealed, self._open)):
-            exists, fix = (
-                "Its values are still on their device",
-                "They arrive when a period ends, or after drain()",
-            )
-        else:
-            exists, fix = f"There are: {', '.join(sorted(histories)) or 'none'}", ""
-        raise KeyError(
-            str(
-                Problem(f"history of {name!r}", "a scalar that was put", missing=True, exists=exists, fix=fix)
-            )
-        )
+        if name not in histories:
+            is_on_device = any(name in record.values for record in (*self._sealed, self._open))
+            raise self._histories.missing(name, is_on_device)
+        return histories[name]
 
     def histories(self) -> dict[str, History]:
         """Return the history of every scalar that has one, by name."""
@@ -220,7 +79,8 @@ class EventStorage:
     def latest(self) -> dict[str, tuple[float, int]]:
         """Return the last value of every scalar and the iteration it was put in."""
         with self._lock:
-            return {name: history.values()[-1] for name, history in self._read().items()}
+            self._read()
+            return self._histories.latest()
 
     def latest_with_smoothing_hint(self, window: int = 20) -> dict[str, tuple[float, int]]:
         """Return what ``latest`` does, smoothed where the last put allowed it.
@@ -228,10 +88,9 @@ class EventStorage:
         Smoothed is the median of the values of the ``window`` iterations up to its last one.
         """
         with self._lock:
-            return {
-                name: (self._smoothed(name, value, iteration, window), iteration)
-                for name, (value, iteration) in self.latest().items()
-            }
+            self._read()
+            hinted = {name for name, (hint, _) in self._flags.items() if hint}
+            return self._histories.latest(hinted, window)
 
     # -- the end of an iteration -----------------------------------------------------------------
 
@@ -312,64 +171,6 @@ class EventStorage:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _where(self, kind: str, name: Any) -> str:
-        return f"{kind} {name!r} at iteration {self.iter}"
-
-    def _key(self, name: str, kind: str) -> str:
-        """Return ``name`` in its scope; one name is of one kind, since a writer has one place for it."""
-        if not isinstance(name, str) or not name:
-            raise ValueError(str(Problem(self._where(kind, name), "a non-empty string as name", name)))
-        key = self._prefix + name
-        if key == "iteration":
-            fix = "It is the key of the iteration itself; use another name"
-            raise ValueError(str(Problem(self._where(kind, key), "a name of its own", key, fix=fix)))
-        known = self._kinds.setdefault(key, kind)
-        if known != kind:
-            fix = "Use another name"
-            raise ValueError(
-                str(Problem(self._where(kind, key), f"a name not used for a {known}", key, fix=fix))
-            )
-        return key
-
-    def _put(self, scalars: Iterable[tuple[str, Any]], smoothing_hint: bool, volatile: bool) -> None:
-        record, prefix = self._open, self._prefix
-        values, iteration = record.values, self.iter
-        self._are_read = False
-        flags = (smoothing_hint, volatile)
-        later: dict[str, Any] = {}
-        try:
-            for name, value in scalars:
-                # On a CPU reading is no wait.
-                number = value.tolist() if type(value) is Tensor and value.is_cpu else value
-                if type(number) is not float:
-                    number = convert.as_number(value, name, iteration)
-                key = prefix + name if type(name) is str else ""
-                if self._flags.get(key) != flags:
-                    key = self._key(name, "scalar")
-                    self._set_flags(key, smoothing_hint, volatile)
-                if type(number) is not float:
-                    later[key] = number
-                    continue
-                if key in values:
-                    number = record.put_again(key, number)
-                values[key] = number
-        finally:
-            if later:
-                for keys, read, batch in self._queue.put_values(later):
-                    record.put_later(keys, read, batch)
-
-    def _set_flags(self, key: str, smoothing_hint: bool, volatile: bool) -> None:
-        if not self._owns_flags:
-            self._flags, self._owns_flags = dict(self._flags), True
-        self._flags[key] = (smoothing_hint, volatile)
-        self._open.flags = self._flags
-
-    def _put_array(self, kind: str, key: str, tensor: Tensor) -> None:
-        if tensor.is_cpu:
-            self._open.put_array(kind, key, tensor.numpy())
-        else:
-            self._open.expect(kind, (key,), self._queue.put_array(tensor), self._queue.batch)
-
     def _seal(self) -> Record:
         """Return the record of this iteration, and begin the next one."""
         record, self._open = self._open, Record(self._flags)
@@ -414,8 +215,23 @@ class EventStorage:
         if errors:
             raise errors[0]
 
-    def _smoothed(self, name: str, value: float, iteration: int, window: int) -> float:
-        if not self._flags[name][0]:
-            return value
-        history = self._histories.by_name[name]
-        return history.median(history.count_since(iteration - window + 1))
+
+def get_event_storage() -> EventStorage:
+    """Return the storage of the innermost ``with EventStorage()`` around the caller.
+
+    Works anywhere below a training loop, also inside a model's ``forward``. Each thread and each task
+    has its own.
+
+    Raises:
+        RunError: If there is none, as in a thread that was started without its parent's context.
+    """
+    entry = _current.get()
+    if entry is None:
+        exists = (
+            "No `with EventStorage()` is entered in this context; a new thread starts without its parent's"
+        )
+        fix = "In a thread of your own start the work with contextvars.copy_context().run(work)"
+        raise RunError(
+            str(Problem("get_event_storage()", "an event storage", missing=True, exists=exists, fix=fix))
+        )
+    return entry[0]
