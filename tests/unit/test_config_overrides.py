@@ -220,6 +220,12 @@ ENABLED = "Enabled: schedule, timer, writers, progress, evaluate, checkpoint"
             "hooks.ema (override 'hooks-=ema'): expected an enabled instance of hooks, "
             f"got 'ema'. {ENABLED}. There is nothing to remove.",
         ),
+        ("hooks-=", "hooks (override 'hooks-='): expected a name, or a list of names, to remove, got None."),
+        (
+            "writers-=[json, {tb: {}}]",
+            "writers (override 'writers-=[json, {tb: {}}]'): expected a name, or a list of names, to remove, "
+            "got {'tb': {}}.",
+        ),
         (
             "hooks+=checkpoint",
             "hooks.checkpoint (override 'hooks+=checkpoint'): expected a name that is not in use, "

@@ -10,7 +10,7 @@ from hookline.config.rules import Rule
 
 __all__ = ["RULE", "TimeLimit", "duration_text", "seconds"]
 
-RULE = "a time > 0 such as 3h50m, 90s, or 1-12:00:00 as SLURM writes it; a number is seconds"
+RULE = "a time > 0 such as 3h50m or 90s, 1-12:00:00 as SLURM writes it, or a number of seconds"
 
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 # The largest unit may be any number, those after it stay below the next larger one.

@@ -38,16 +38,7 @@ def load_config(
     Raises:
         ConfigError: With every problem found, each with its origin.
     """
-    if isinstance(source, Mapping):
-        root, base, path = tagged(source, "dict"), Path.cwd(), None
-        text = to_text(plain(root))
-    else:
-        path = Path(source)
-        root, text = read_file(path)
-        base = path.resolve().parent
-    if not isinstance(root.value, dict):
-        expected = "a mapping with run, optimizer, train and the other sections"
-        raise ConfigError([Problem(root.origin, expected, plain(root), missing=root.value is None)])
+    root, about = _read(source)
     problems = _name_instances(root)
     for override in overrides:
         try:
@@ -55,14 +46,7 @@ def load_config(
         except ConfigError as error:
             problems += error.problems
     known = dict(origins(root))
-    about = {
-        "base": base,
-        "source": path,
-        "overrides": tuple(overrides),
-        "source_text": text,
-        "origins": known,
-    }
-    config, found = build(root, known, **about)
+    config, found = build(root, known, overrides=tuple(overrides), origins=known, **about)
     problems += found
     if also is not None and config is not None:
         problems += also(config)
@@ -70,6 +54,21 @@ def load_config(
         raise ConfigError(problems)
     known.update(_defaults(config, known))
     return cast(Config, config)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[Node, dict[str, Any]]:
+    """Return the tree of a source, a mapping, and what a `Config` knows of the source."""
+    path = None if isinstance(source, Mapping) else Path(source)
+    if path is None:
+        root = tagged(source, "dict")
+        text = to_text(plain(root))
+    else:
+        root, text = read_file(path)
+    if not isinstance(root.value, dict):
+        expected = "a mapping with run, optimizer, train and the other sections"
+        raise ConfigError([Problem(root.origin, expected, plain(root), missing=root.value is None)])
+    base = Path.cwd() if path is None else path.resolve().parent
+    return root, {"base": base, "source": path, "source_text": text}
 
 
 def _name_instances(root: Node) -> list[Problem | HooklineError]:

@@ -105,7 +105,9 @@ def _named(section: str, items: Node) -> Node:
 
 def _remove(root: Node, section: str, value: Node) -> None:
     for item in value.value if isinstance(value.value, list) else [value]:
-        name = str(plain(item))
+        if item.value is None or isinstance(item.value, list | dict):
+            raise wrong(section, value.origin, "a name, or a list of names, to remove", plain(item))
+        name = str(item.value)
         _require_enabled(root, section, name, value.origin, "There is nothing to remove")
         # Switched off rather than dropped, so that a default hook stays out of the run's config.yaml too.
         root.value[section].value[name] = Node(False, value.origin)
