@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +12,6 @@ from hookline.capsules import Capsule as Kept
 from hookline.capsules import find, read, write
 from hookline.errors import CheckpointError, ConfigError, NonFiniteError, PluginError, RunError, notes
 from hookline.hooks import Capsule
-from hookline.hooks.generators import Generators
 from hookline.replay.result import Replay, verdict_of
 from hookline.testing import tiny_trainer
 from hookline.testing.tiny import TinyTrainer
@@ -293,41 +290,6 @@ def test_a_trainer_can_train_again(tmp_path):
     trainer.train(0, 5)
     trainer.train(5, 15)
     assert kept(tmp_path) == ["iter_0000012"]
-
-
-DRAWS = {
-    "nothing": lambda: None,
-    "python": random.random,
-    "numpy": lambda: np.random.rand(3),
-    "normal": lambda: np.random.normal(),
-    "two normal": lambda: (np.random.normal(), np.random.normal()),
-    "seeded": lambda: np.random.seed(7),
-    "torch": lambda: torch.rand(2),
-}
-
-
-@pytest.mark.parametrize("draw", DRAWS)
-def test_generators_are_told_as_a_checkpoint_tells_them(draw):
-    generators = Generators(on_cuda=False)
-    for _ in range(4):
-        state, expected = generators.now(), checkpoint.capture()
-        assert state["python"] == expected["python"]
-        assert torch.equal(state["torch"], expected["torch"])
-        np.testing.assert_equal(state["numpy"], expected["numpy"])
-        DRAWS[draw]()
-
-
-def test_a_generator_of_another_kind_is_asked_each_time():
-    before = np.random.get_bit_generator()
-    generators = Generators(on_cuda=False)
-    generators.now()
-    try:
-        np.random.set_bit_generator(np.random.PCG64(3))
-        np.testing.assert_equal(generators.now()["numpy"], checkpoint.capture()["numpy"])
-        np.random.rand()
-        np.testing.assert_equal(generators.now()["numpy"], checkpoint.capture()["numpy"])
-    finally:
-        np.random.set_bit_generator(before)
 
 
 @pytest.mark.parametrize(

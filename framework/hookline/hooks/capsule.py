@@ -21,7 +21,6 @@ from hookline import capsules, checkpoint, distributed
 from hookline.data import Loader
 from hookline.errors import NonFiniteError, PluginError, RunError, add_note
 from hookline.events import Events, EventStorage
-from hookline.hooks.generators import Generators
 from hookline.hookspecs import HookBase
 from hookline.rundir import RunDir
 
@@ -76,7 +75,6 @@ class Capsule(HookBase):
         self._last_bad = -2
         self._ledger = checkpoint.Ledger()
         self._begun: deque[_Begun] = deque()
-        self._generators = Generators(on_cuda=False)
         self._is_told = False
         self._storage: EventStorage | None = None
         self._folder = Path()
@@ -87,8 +85,6 @@ class Capsule(HookBase):
         """Begin to look at what is measured."""
         trainer: Any = self.trainer
         self._folder = self._own_folder()
-        device = getattr(trainer, "device", torch.device("cpu"))
-        self._generators = Generators(on_cuda=device.type == "cuda")
         # Values arrive when a period has ended, and the host may be another one ahead of its device.
         self._begun = deque(maxlen=max(3 * trainer.log_period, _LEAST_KEPT))
         self._is_told, self._written = False, None
@@ -169,7 +165,7 @@ class Capsule(HookBase):
         iteration = self.trainer.iter
         if self._begun and self._begun[-1].iteration == iteration:
             self._begun.pop()
-        self._begun.append(_Begun(iteration, self._generators.now(), is_drawn))
+        self._begun.append(_Begun(iteration, checkpoint.capture(), is_drawn))
 
     def _look(self, events: Sequence[Events]) -> None:
         """Judge what has arrived, and let go of what nothing more will be asked of."""
