@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -29,6 +31,19 @@ class Line(nn.Module):
 def points(num_points: int = 64) -> torch.utils.data.TensorDataset:
     x = torch.linspace(-1, 1, num_points).unsqueeze(1)
     return torch.utils.data.TensorDataset(x, 3 * x + 1)
+
+
+@pytest.fixture
+def no_pickle(monkeypatch):
+    """Let every way to pickle or unpickle raise."""
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("pickle was used")
+
+    for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
+        monkeypatch.setattr(pickle, name, forbidden)
+    for name in ("load", "save"):
+        monkeypatch.setattr(torch, name, forbidden)
 
 
 @pytest.fixture

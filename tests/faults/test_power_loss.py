@@ -11,6 +11,7 @@ from power_loss import STORIES, recorded, survey, survey_again
 from whole_run import TrainedRun, interrupted_runs
 
 END = Mark("end")
+LOADS = "the last checkpoint that was reported loads, or a newer whole one"
 CHECKPOINTS = ("saves in a row", "an iteration again", "a run gone back")
 
 
@@ -21,73 +22,68 @@ def folder():
         yield path
 
 
+@pytest.fixture
+def record_found(record):
+    """Return a function that writes down what was looked at, and in how much of it nothing was wrong."""
+
+    def write(fault, found, outcome):
+        record(fault, trials=found.num_states, passed=found.num_states - len(found.failures), outcome=outcome)
+
+    return write
+
+
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_no_checkpoint_that_was_reported_is_lost(name, folder, size, record):
+def test_no_checkpoint_that_was_reported_is_lost(name, folder, size, record_found):
     story = STORIES[name]
     recorder = recorded(story, folder / "run")
     found = survey(story, recorder, Stage(folder / "stage"), limit=size(5, 600))
-    record(
-        f"loss of power: {name}",
-        trials=found.num_states,
-        passed=found.num_states - len(found.failures),
-        outcome="the last checkpoint that was reported loads, or a newer whole one",
-    )
+    record_found(f"loss of power: {name}", found, LOADS)
     assert found.failures == []
     assert found.num_states > size(300, 2000)
 
 
-def test_nor_when_the_power_is_lost_again_in_the_next_process(folder, size, record):
+def test_nor_when_the_power_is_lost_again_in_the_next_process(folder, size, record_found):
     story = STORIES["an iteration again"]
     recorder = recorded(story, folder / "run")
     stage = Stage(folder / "stage")
     found = survey_again(story, recorder, stage, limit=size(2, 4), every=size(60, 12), path=folder / "again")
-    record(
-        "loss of power, twice",
-        trials=found.num_states,
-        passed=found.num_states - len(found.failures),
-        outcome="the last checkpoint that was reported loads, or a newer whole one",
-    )
+    record_found("loss of power, twice", found, LOADS)
     assert found.failures == []
     assert found.num_states > size(200, 2000)
 
 
 @pytest.mark.parametrize("name", [name for name in STORIES if name not in CHECKPOINTS])
-def test_a_small_file_and_the_journal_are_as_they_were_reported(name, folder, size, record):
+def test_a_small_file_and_the_journal_are_as_they_were_reported(name, folder, size, record_found):
     story = STORIES[name]
     recorder = recorded(story, folder / "run")
     found = survey(story, recorder, Stage(folder / "stage"), limit=size(30, 300))
-    record(
-        f"loss of power: {name}",
-        trials=found.num_states,
-        passed=found.num_states - len(found.failures),
-        outcome="what was reported is there, whole",
-    )
+    record_found(f"loss of power: {name}", found, "what was reported is there, whole")
     assert found.failures == []
     assert found.num_states > 10
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["saved at once", "saved beside training"])
-def test_a_run_goes_on_from_whatever_is_there_as_if_nothing_had_happened(background, folder, size, record):
+def test_a_run_goes_on_from_whatever_is_there_as_if_nothing_had_happened(
+    background, folder, size, record_found
+):
     """The run of a trainer with its journal, resumed and compared with one that nobody disturbed."""
     trained = TrainedRun(folder / "run", background)
     found = interrupted_runs(trained, folder / "stage", every=size(2500, 40))
-    record(
+    record_found(
         f"loss of power in a run, {'background' if background else 'foreground'} saving",
-        trials=found.num_states,
-        passed=found.num_states - len(found.failures),
-        outcome="resumed: same weights to the bit, same metrics.jsonl to the byte",
+        found,
+        "resumed: same weights to the bit, same metrics.jsonl to the byte",
     )
     assert found.failures == []
     assert found.num_states > size(5, 200)
 
 
-def test_a_run_of_the_command_line_goes_on_by_itself_whatever_is_there(server, size, record):
+def test_a_run_of_the_command_line_goes_on_by_itself_whatever_is_there(server, size, record_found):
     found = server.call("whole_job:interrupted_jobs", size(9000, 150))
-    record(
+    record_found(
         "loss of power in a run of the command line",
-        trials=found.num_states,
-        passed=found.num_states - len(found.failures),
-        outcome="`--resume auto` ends the same: weights to the bit, metrics to the byte, one run directory",
+        found,
+        "`--resume auto` ends the same: weights to the bit, metrics to the byte, one run directory",
     )
     assert not found.failures, "\n\n".join(found.failures)
     assert found.num_states > size(3, 60)

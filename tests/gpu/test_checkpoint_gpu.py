@@ -25,7 +25,7 @@ def test_a_snapshot_holds_what_the_device_had_computed_until_then(tmp_path):
         assert (value == 50).all()
 
 
-def test_copies_are_queued_without_a_wait_and_lie_in_pinned_memory(monkeypatch):
+def test_copies_are_queued_without_a_wait_and_lie_in_pinned_memory(monkeypatch, waiting_is_an_error):
     synchronize = torch.cuda.Stream.synchronize
 
     def only_wait(stream):
@@ -36,9 +36,6 @@ def test_copies_are_queued_without_a_wait_and_lie_in_pinned_memory(monkeypatch):
     copy = HostCopy()
     copies = [copy(weight) for weight in weights]  # pinned memory is made here
     monkeypatch.setattr(torch.cuda.Stream, "synchronize", only_wait)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         copy.wait()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(value.is_pinned() and (value == 1).all() for value in copies)

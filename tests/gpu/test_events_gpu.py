@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -13,22 +11,13 @@ from hookline.events import device as device_module
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@contextmanager
-def no_waiting():
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def put(storage: EventStorage, i: int, constants: dict[str, torch.Tensor]) -> None:
     storage.put_scalars({name: constant + i for name, constant in constants.items()})
     storage.put_scalar("alone", constants["half"] * 2, smoothing_hint=False)
     storage.put_scalar("host", i, volatile=True)
 
 
-def test_values_arrive_exact_under_their_own_iteration_without_waiting():
+def test_values_arrive_exact_under_their_own_iteration_without_waiting(waiting_is_an_error):
     device = torch.device("cuda")
     constants = {
         "half": torch.tensor(0.5, device=device),
@@ -38,7 +27,7 @@ def test_values_arrive_exact_under_their_own_iteration_without_waiting():
     storage, events = EventStorage(period=5), []
     put(storage, 0, constants)  # the first iteration makes room on the device and the host
     events += storage.step()
-    with no_waiting():
+    with waiting_is_an_error():
         for i in range(1, 60):
             put(storage, i, constants)
             events += storage.step()

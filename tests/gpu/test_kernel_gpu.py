@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -46,19 +45,10 @@ def make_batch(seed, device="cpu"):
     return tuple(t.pin_memory() if device == "cpu" else t.to(device) for t in (x, y))
 
 
-@contextmanager
-def waiting_is_an_error():
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("hooked", [False, True])
-def test_the_host_does_not_wait_with_a_fused_optimizer(name, precision, hooked):
+def test_the_host_does_not_wait_with_a_fused_optimizer(name, precision, hooked, waiting_is_an_error):
     model = Net().cuda()
     kernel = StepKernel(
         model, FUSED[name](model.parameters()), precision=precision, accumulate=2, clip_norm=1.0
@@ -78,7 +68,7 @@ def test_the_host_does_not_wait_with_a_fused_optimizer(name, precision, hooked):
     assert all(value.is_cuda for value in results[0].values())
 
 
-def test_another_optimizer_waits():
+def test_another_optimizer_waits(waiting_is_an_error):
     model = Net().cuda()
     kernel = StepKernel(model, torch.optim.AdamW(model.parameters(), foreach=True))
     kernel.step([make_batch(0)])

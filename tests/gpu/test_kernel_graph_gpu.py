@@ -96,16 +96,13 @@ def test_dropout_draws_what_it_draws_eagerly_and_goes_on_from_a_saved_state():
     assert len({float(metrics["total_loss"]) for metrics in results[0][:8]}) == 8
 
 
-def test_the_host_never_waits_for_a_replay():
+def test_the_host_never_waits_for_a_replay(waiting_is_an_error):
     kernel, _, _ = pair(clip_norm=0.5, precision="fp16", accumulate=2)
     for i in range(6):
         kernel.step(make_batches(2, i))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         for i in range(20):
             kernel.step(make_batches(2, i))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_nan_leaves_weights_buffers_and_state_to_the_bit():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import nn
@@ -15,15 +13,6 @@ from hookline.prefetch import DeviceFeed
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 DEVICE = torch.device("cuda", 0)
-
-
-@contextmanager
-def waiting_is_an_error():
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def long_computation(rounds=60):
@@ -63,7 +52,7 @@ def test_values_and_layouts_arrive_whole(pin):
         assert there.stride() == here.to(DEVICE).stride()
 
 
-def test_the_host_never_waits():
+def test_the_host_never_waits(waiting_is_an_error):
     feed = DeviceFeed(DEVICE)
     feed([torch.ones(1000), torch.ones(4, 6)[:, ::2]])  # The first pinned memory is allocated.
     with waiting_is_an_error():
