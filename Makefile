@@ -9,7 +9,8 @@ PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/.installed
 BENCH := .venv-bench
 COVERING := $(wildcard tests/unit/test_checkpoint_*.py tests/unit/test_config_*.py) \
-    tests/unit/test_durable.py tests/unit/test_export.py tests/unit/test_strange_files.py plugins/hookline-json/tests
+    $(wildcard tests/unit/test_run*.py) tests/unit/test_resuming.py tests/unit/test_durable.py \
+    tests/unit/test_export.py tests/unit/test_strange_files.py plugins/hookline-json/tests
 
 .PHONY: train test lint types imports tests faults coverage docs benchmarks clean
 

@@ -308,6 +308,7 @@ def test_a_later_holder_has_a_higher_generation_and_the_earlier_one_is_told(tmp_
     assert run.generation == 0
     with run.held() as first:
         run.check_generation(first)
+    run.check_free()
     with run.held() as second:
         run.check_generation(second)
         with pytest.raises(RunError, match="expected to be its only trainer, got .a later start by process"):

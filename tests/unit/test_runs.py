@@ -169,3 +169,9 @@ def test_latest_is_rather_a_run_with_checkpoints(make, tmp_path):
     (run.checkpoints / "iter_0000003").mkdir(parents=True)
     make("failed", B).checkpoints.mkdir()
     assert runs.resumable("latest", tmp_path, "x") == run
+
+
+def test_a_link_that_leads_to_itself_is_no_run(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RunError, match="loop: expected latest, a run directory"):
+        runs.find(str(tmp_path / "loop"), tmp_path)
