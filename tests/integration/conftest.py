@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from hookline.cli import main
-from hookline.inspection.worker import how_it_ended
+from hookline.inspection.wording import how_it_ended
 from hookline.plugins import installed
 
 from .forks import Forks

@@ -25,7 +25,7 @@ from hookline.config.rules import type_text
 from hookline.errors import ConfigError, Fault, Problem
 from hookline.events import EventWriter
 from hookline.hookspecs import HookBase
-from hookline.inspection.worker import one_line
+from hookline.inspection.wording import one_line
 from hookline.plugins import is_stateful
 from hookline.plugins.lint import faults, implemented, option_faults
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from hookline.catalog import InstalledPlugin
 from hookline.errors import PluginError
-from hookline.inspection.worker import how_it_ended
+from hookline.inspection.wording import how_it_ended
 
 __all__ = ["Report", "probe"]
 

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 from hookline.config.sections import Offer
 from hookline.errors import HooklineError
-from hookline.inspection.worker import die_with_parent, one_line, text_of
+from hookline.inspection.wording import one_line, text_of
+from hookline.inspection.worker import die_with_parent
 
 __all__ = ["TargetProbe", "Wanted", "serve"]
 

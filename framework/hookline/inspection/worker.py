@@ -17,8 +17,9 @@ from time import monotonic, sleep
 from typing import Any
 
 from hookline.catalog import is_of_python
+from hookline.inspection.wording import how_it_ended
 
-__all__ = ["die_with_parent", "end_in_order", "how_it_ended", "one_line", "serve", "text_of"]
+__all__ = ["die_with_parent", "end_in_order", "serve"]
 
 _GRACE_S = 2.0
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2).
@@ -63,24 +64,6 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent is gone, where it can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def how_it_ended(code: int) -> str:
-    """Return in words what the exit code of a plugin's process says; negative for a signal."""
-    return f"a process that ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
-
-
-def one_line(error: BaseException) -> str:
-    """Return type and text of what was raised."""
-    return f"{type(error).__name__}: {' '.join(text_of(error).split())}".rstrip(": ")
-
-
-def text_of(error: BaseException) -> str:
-    """Return the text of what was raised, also where a stranger's class cannot make it."""
-    try:
-        return str(error)
-    except BaseException as another:
-        return f"no text, for its __str__ raises {type(another).__name__}"
 
 
 def _fork(path: Path, subject: Mapping[str, str], timeout_s: float) -> None:
