@@ -171,6 +171,27 @@ def test_the_extra_state_of_a_module_is_its_own_affair():
     assert model.extra.tolist() == [1.0] * 7
 
 
+class Scaled(nn.Linear):
+    """Holds ten times what its first version held."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version", 1) < 2:
+            state_dict[f"{prefix}weight"] = state_dict[f"{prefix}weight"] * 10
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize(("of", "factor"), [(None, 1), ("doubled", 2)])
+def test_a_module_sees_the_version_that_its_weights_were_saved_by(tmp_path, of, factor):
+    model, loaded = nn.Sequential(Scaled(2, 2)), nn.Sequential(Scaled(2, 2))
+    doubled = {name: 2 * value for name, value in model.state_dict().items()}
+    hooks = {"doubled": {"version": 1, "state": {"model": doubled}}}
+    path = checkpoint.save(tmp_path, 1, {"model": model.state_dict(), "hooks": hooks})
+    load_weights(loaded, saved_weights(path, of), "there", exact=True)
+    assert torch.equal(loaded[0].weight, factor * model[0].weight)
+
+
 def test_an_outline_that_cannot_be_read_is_a_damaged_checkpoint(saved):
     (saved[1] / "hooks.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"hooks\.json of 1 bytes instead of"):

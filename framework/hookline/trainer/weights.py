@@ -47,7 +47,7 @@ def load_weights(
         )
     if other_type:
         _log.warning("%s: %d weights were of another type (%s).", where, len(other_type), _listed(other_type))
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(weights)  # as it is: beside its items it holds the versions of the modules
 
 
 def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Tensor]:
@@ -69,7 +69,10 @@ def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Ten
                 f"name. There is: {', '.join(offered) or 'none'}. Name one of these, or leave the name away."
             )
         state = checkpoint.load(path, ["model"] if of is None else ["model", "hooks"])
-        return state["model"] if of is None else {**state["model"], **state["hooks"][of]["state"]["model"]}
+        weights: Mapping[str, torch.Tensor] = state["model"]
+        if of is not None:
+            state["model"].update(state["hooks"][of]["state"]["model"])
+        return weights
     if of is not None:
         raise CheckpointError(
             f"weights of {of!r}: expected a run or a checkpoint to find them in, got the file {source}. "
