@@ -11,6 +11,7 @@ from hookline import distributed
 from hookline.catalog import HOOKS, WRITERS, find, normalized, plugin_of
 from hookline.config import Config, PluginSpec
 from hookline.config.instances import name_in, own
+from hookline.delivery import can_go_on
 from hookline.errors import PluginError
 from hookline.events import EventWriter
 from hookline.plugins import HookManager, is_stateful, state_version
@@ -31,7 +32,7 @@ class Change:
 
     Args:
         text: What differs, in one line.
-        loses_state: True when a state that the checkpoint holds cannot be used.
+        loses_state: True when a state that the checkpoint holds cannot be used, or not for now.
     """
 
     text: str
@@ -45,6 +46,10 @@ def record(config: Config, hooks: HookManager, writers: Mapping[str, EventWriter
         "hooks": [
             _entry(name, plugin, config.hooks, HOOKS, hooks.sources[name], is_stateful(plugin))
             for name, plugin in plugins.items()
+        ]
+        + [
+            _entry(name, plugin, config.hooks, HOOKS, hooks.sources[name], False) | {"switched_off": True}
+            for name, plugin in hooks.plugins_off.items()
         ],
         "writers": [
             _entry(name, writer, config.writers, WRITERS, type(writer).__module__, _has_position(writer))
@@ -71,7 +76,7 @@ def agreed(state: Mapping[str, Any], now: Record, where: str, policy: str | None
         PluginError: If the policy is against a difference.
     """
     saved = state.get("plugins") or _before_locks(state["hooks"], now)
-    found = changes(saved, now)
+    found = changes(saved, now, (state["hooks"].get("writers") or {"state": {}})["state"])
     if policy is None:
         policy = "error" if any(change.loses_state for change in found) else "warn"
     if policy == "error" and found:
@@ -88,12 +93,18 @@ def agreed(state: Mapping[str, Any], now: Record, where: str, policy: str | None
     return {**state, "hooks": dict(_states(state["hooks"], before, now["hooks"]))}
 
 
-def changes(saved: Record, now: Record) -> list[Change]:
-    """Return every difference between two records, those that matter most first."""
+def changes(saved: Record, now: Record, positions: Record | None = None) -> list[Change]:
+    """Return every difference between two records, those that matter most first.
+
+    Args:
+        saved: The plugins of a checkpoint.
+        now: Those of now.
+        positions: What the checkpoint keeps of writers by name, also of those that it was saved without.
+    """
     found: list[Change] = []
     for section in _KINDS:
         before, after = _by_name(saved[section]), _by_name(now[section])
-        found += _gone_or_new(section, before, after)
+        found += _gone_or_new(section, before, after, positions or {})
         for name in [name for name in before if name in after]:
             found += _changed(section, before[name], after[name])
     found += _updates([*saved["hooks"], *saved["writers"]], [*now["hooks"], *now["writers"]])
@@ -153,15 +164,26 @@ def _before_locks(states: Mapping[str, Any], now: Record) -> dict[str, Any]:
     return {**now, "hooks": list(hooks.values())}
 
 
-def _gone_or_new(section: str, before: Mapping[str, Record], after: Mapping[str, Record]) -> Iterator[Change]:
+def _gone_or_new(
+    section: str, before: Mapping[str, Record], after: Mapping[str, Record], positions: Record
+) -> Iterator[Change]:
     kind = _KINDS[section]
+    kept = "it misses what follows, its position is kept" if kind == "writer" else "its state is dropped"
     for name in [name for name in before if name not in after]:
         loses = before[name]["stateful"]
-        end = ", its state is dropped" if loses else ""
+        end = f", {kept}" if loses else ""
         yield Change(f"{kind} {name!r} ({before[name]['source']}): gone{end}", loses)
     for name in [name for name in after if name not in before]:
-        end = ", it starts anew" if after[name]["stateful"] else ""
-        yield Change(f"{kind} {name!r} ({after[name]['source']}): new{end}")
+        is_back = kind == "writer" and name in positions and _can_go_on(positions[name], after[name])
+        how = "back, it goes on after what it has" if is_back else "new, it starts anew"
+        text = how if after[name]["stateful"] else how.partition(",")[0]
+        yield Change(f"{kind} {name!r} ({after[name]['source']}): {text}")
+
+
+def _can_go_on(position: Record, entry: Record) -> bool:
+    """Return whether the writer of ``entry`` is the one that ``position`` is of."""
+    use = f"{entry['distribution']}:{entry['use']}" if entry["distribution"] else entry["use"]
+    return can_go_on(position, use, entry["state_version"])
 
 
 def _changed(section: str, before: Record, after: Record) -> Iterator[Change]:
@@ -173,7 +195,10 @@ def _changed(section: str, before: Record, after: Record) -> Iterator[Change]:
         was, now = (f"{entry['use']} ({entry['source']})" for entry in (before, after))
         yield Change(f"{kind} {name!r}: {was} → {now}{end}", loses)
         return
-    if before["stateful"] and not after["stateful"]:
+    if before.get("switched_off"):
+        if _is_changed(before, after):
+            yield Change(f"{kind} {name!r}: was switched off, is on again")
+    elif before["stateful"] and not after["stateful"]:
         yield Change(f"{kind} {name!r}: has no state any more, what was saved is dropped", True)
     elif after["stateful"] and not before["stateful"]:
         yield Change(f"{kind} {name!r}: has a state now, it starts anew")
@@ -191,6 +216,11 @@ def _is_same(before: Record, after: Record) -> bool:
     was, now = (entry.get("distribution") for entry in (before, after))
     is_elsewhere = was and now and normalized(was) != normalized(now)
     return before["use"] == after["use"] and not is_elsewhere
+
+
+def _is_changed(before: Record, after: Record) -> bool:
+    """Return whether a plugin has another release or other options, so that its failures say nothing now."""
+    return before["source"] != after["source"] or not _are_equal(before["options"], after["options"])
 
 
 def _are_equal(one: Any, other: Any) -> bool:
@@ -223,13 +253,19 @@ def _moves(before: Sequence[str], after: Sequence[str]) -> Iterator[Change]:
 def _states(
     saved: Mapping[str, Any], before: Mapping[str, Record], now: Sequence[Record]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the state, or None, of each plugin that has one now."""
+    """Yield the state and the failures, or None, of each plugin that has a state or failed."""
     for hook in now:
         name = hook["name"]
-        if hook["stateful"]:
-            is_same = name in before and _is_same(before[name], hook)
-            is_same = is_same and before[name]["state_version"] == hook["state_version"]
-            yield name, saved.get(name) if is_same else None
+        was, entry = before.get(name, {}), saved.get(name) or {}
+        kept = []
+        if was and _is_same(was, hook):
+            kept += ["version", "state"] * (
+                hook["stateful"] and was["state_version"] == hook["state_version"]
+            )
+            kept += ["failures"] * (not _is_changed(was, hook))
+        usable = {key: entry[key] for key in kept if key in entry}
+        if usable or hook["stateful"]:
+            yield name, usable or None
 
 
 _UNSET = object()

@@ -120,6 +120,16 @@ def test_a_writer_whose_position_would_be_lost_stops_a_resume_too(project, pause
     assert "writer 'json' (hookline-json 0.1.0): gone" in result.output
 
 
+def test_a_writer_that_was_left_out_goes_on_after_what_it_has(project, paused):
+    assert resume(project, COUNTING, "writers=[]", "plugins.on_change=warn", "train.stop_at=9").exit_code == 0
+    result = resume(project, COUNTING)
+    assert result.exit_code == 0, result.output
+    assert "writer 'json' (hookline-json 0.1.0): back, it goes on after what it has" in result.output
+    assert "json missed 4 iterations, 5 to 8: it was left out of the writers" in result.output
+    lines = (paused / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [*range(5), *range(9, 12)]
+
+
 def test_what_an_override_changes_is_told_and_takes_effect(project, paused):
     result = resume(project, "hooks+={counter: {step: 10}}", "hooks-=timer", "hooks+=memory")
     assert result.exit_code == 0, result.output

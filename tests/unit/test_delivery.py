@@ -789,6 +789,45 @@ def test_a_writer_added_or_removed_at_a_resume_is_no_error():
     assert new.iterations == [2]
 
 
+@pytest.mark.parametrize("flushed", [2, 0])
+def test_a_writer_that_was_left_out_goes_on_after_what_it_has(caplog, flushed):
+    disk, storage = Memory(), EventStorage()
+    first = Delivery(storage, {"a": disk}, RUN)
+    first.open()
+    train(storage, flushed)
+    first.flush()
+    train(storage, 2 - flushed)
+    state = through_a_checkpoint(first.state_dict())
+    first.close("paused")
+    for start_iter in (2, 5):
+        without = Delivery(EventStorage(start_iter=start_iter), {}, RUN)
+        without.load_state_dict(state)
+        with without:
+            train(without.storage, 3)
+            state = through_a_checkpoint(without.state_dict())
+    assert not caplog.records
+    back = Delivery(EventStorage(start_iter=8), {"a": disk}, RUN)
+    back.load_state_dict(state)
+    with back:
+        train(back.storage, 1)
+    assert disk.iterations == [0, 1, 8]
+    assert back.gaps == [Gap("a", 2, 7, 6, "it was left out of the writers")]
+    assert caplog.messages == ["writers.a: misses iterations 2 to 7, for it was left out of the writers"]
+    assert "away_from" not in back.state_dict()["a"]
+
+
+def test_a_writer_that_was_left_out_while_nothing_happened_misses_nothing():
+    with Delivery(EventStorage(), {"a": Memory()}, RUN) as first:
+        train(first.storage, 2)
+        state = first.state_dict()
+    for writers in ({}, {"a": Memory()}):
+        delivery = Delivery(EventStorage(start_iter=2), writers, RUN)
+        delivery.load_state_dict(state)
+        with delivery:
+            state = delivery.state_dict()
+    assert delivery.gaps == []
+
+
 def test_gaps_survive_a_resume_and_the_writer_is_tried_again():
     storage = EventStorage()
     with Delivery(storage, {"a": Memory(Failing("write", ALWAYS))}, RUN, on_error={"a": "disable"}) as first:

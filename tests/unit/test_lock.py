@@ -32,7 +32,7 @@ def made(*hooks, writers=(), call_order=None):
 EMA = entry("ema", source="hookline-ema 1.0", distribution="hookline-ema", version="1.0", stateful=True)
 TIMER = entry("timer")
 FORK = {"source": "fork 1.0", "distribution": "fork"}
-JSON = entry("json", "writer", source="hookline-json 0.1.0", stateful=True)
+JSON = entry("json", "writer", source="hookline-json 0.1.0", distribution="hookline-json", stateful=True)
 
 DIFFERENCES = {
     "gone": (made(TIMER), made(), ["hook 'timer' (hookline 0.1.0): gone"]),
@@ -44,7 +44,7 @@ DIFFERENCES = {
     "writer_gone": (
         made(writers=[JSON]),
         made(),
-        ["! writer 'json' (hookline-json 0.1.0): gone, its state is dropped"],
+        ["! writer 'json' (hookline-json 0.1.0): gone, it misses what follows, its position is kept"],
     ),
     "new": (made(), made(TIMER), ["hook 'timer' (hookline 0.1.0): new"]),
     "new_with_state": (made(), made(EMA), ["hook 'ema' (hookline-ema 1.0): new, it starts anew"]),
@@ -146,6 +146,27 @@ def test_each_difference_is_one_line(case):
     assert found == lines
 
 
+@pytest.mark.parametrize(
+    ("position", "line"),
+    [
+        ({"use": "hookline-json:json"}, "back, it goes on after what it has"),
+        ({"use": "json", "version": 1}, "back, it goes on after what it has"),
+        ({"use": "hookline-json:json", "version": 2}, "new, it starts anew"),
+        ({"use": "fork:json"}, "new, it starts anew"),
+        ({"use": "hookline-json:other"}, "new, it starts anew"),
+    ],
+)
+def test_a_writer_is_back_where_its_position_was_kept(caplog, position, line):
+    kept = {"writers": {"version": 1, "state": {"json": position}}}
+    resumed(made(writers=[JSON]), saved=made(), states=kept)
+    assert caplog.messages[-1] == f"  writer 'json' (hookline-json 0.1.0): {line}"
+
+
+def test_a_hook_of_the_name_of_a_writer_that_was_left_out_is_new():
+    (change,) = changes(made(), made(EMA), {"ema": {"use": "hookline-ema:ema"}})
+    assert change.text == "hook 'ema' (hookline-ema 1.0): new, it starts anew"
+
+
 def test_what_loses_a_state_is_told_first():
     found = changes(made(TIMER, EMA), made())
     assert [change.loses_state for change in found] == [True, False]
@@ -201,6 +222,26 @@ def test_a_state_that_cannot_be_used_is_left_out(policy):
     assert resumed(made(), policy, saved=made(EMA)) == {}
     assert resumed(made(EMA | {"stateful": False}), policy, saved=made(EMA)) == {}
     assert resumed(made(EMA), policy, saved=made(), states={}) == {"ema": None}
+
+
+OFF = {"failures": {"on_error": "disable", "number": 1, "off": "OSError: no network"}}
+
+
+def test_a_hook_that_was_switched_off_is_neither_new_nor_another(caplog):
+    was = made(EMA | {"stateful": False, "switched_off": True}, call_order=["timer"])
+    assert resumed(made(EMA), saved=was, states={"ema": OFF}) == {"ema": OFF}
+    assert not caplog.records
+    assert resumed(made(), saved=was, states={"ema": OFF}) == {}
+
+
+@pytest.mark.parametrize("change", [{"options": {"decay": 0.5}}, {"source": "hookline-ema 1.1"}])
+def test_a_hook_that_was_changed_is_not_switched_off_any_more(caplog, change):
+    was = made(EMA | {"stateful": False, "switched_off": True}, call_order=[])
+    assert resumed(made(EMA | change), saved=was, states={"ema": OFF}) == {"ema": None}
+    assert "  hook 'ema': was switched off, is on again" in caplog.messages
+    retried = {"ema": STATE | OFF}
+    assert resumed(made(EMA), saved=made(EMA), states=retried) == retried
+    assert resumed(made(EMA | change), saved=made(EMA), states=retried) == {"ema": STATE}
 
 
 def test_a_checkpoint_of_before_the_lock_is_compared_by_its_states(caplog):

@@ -12,10 +12,12 @@ A writer may be slow, may raise, or may hang:
 * Hanging: at a ``flush`` or ``close`` a call that takes more than ``timeout_s`` is given up; a backlog
   that moves is waited for.
 
-A writer that is switched off is reported once, loudly, and what it missed is named in a `Gap`.
+A writer that is switched off is reported once, loudly, and what it missed is named in a `Gap`. So is what
+one missed that was left out of a run for a while; its position is kept meanwhile.
 """
 
 from hookline.delivery.delivery import Delivery, check_journals
 from hookline.delivery.gap import Gap
+from hookline.delivery.left_out import can_go_on, left_out
 
-__all__ = ["Delivery", "Gap", "check_journals"]
+__all__ = ["Delivery", "Gap", "can_go_on", "check_journals", "left_out"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from hookline.delivery import worker as worker_room
 from hookline.delivery.gap import Gap
+from hookline.delivery.left_out import left_out
 from hookline.delivery.worker import Worker
 from hookline.errors import PluginError, Problem, WriterError, add_note
 from hookline.events import Events, EventStorage, EventWriter, Run
@@ -87,6 +88,7 @@ class Delivery:
             )
             for name, writer in writers.items()
         }
+        self._left_out: dict[str, Any] = {}
         self._inbox = EventLog()
         self._next_end: float = 0
         self._state = "new"
@@ -125,6 +127,7 @@ class Delivery:
                 off instead.
         """
         workers = self._workers.values()
+        self._left_out = left_out(self._left_out, (), self.storage.arrived_iter)
         self._state = "open"
         try:
             for worker in workers:
@@ -192,6 +195,7 @@ class Delivery:
     def state_dict(self) -> dict[str, Any]:
         """Return each writer's acknowledged position and the events that follow it; never waits for a writer.
 
+        What was loaded of writers that are left out for now is among it, for when they come back.
         Waits for the storage's device values, as a checkpoint does anyway.
         """
         self.storage.drain()
@@ -200,18 +204,20 @@ class Delivery:
         states: dict[tuple[int, ...], dict[str, Any]] = {}
         state = {name: worker.state_dict(states) for name, worker in self._workers.items()}
         self._wake(self._workers.values())
-        return state
+        return {**self._left_out, **state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let each writer go on from its position; call it before ``open``.
 
-        A writer that is new starts empty, one that is gone is forgotten.
+        A writer that is new starts empty. The position of one that is left out is kept for when it comes back
+        and goes on from there; what it missed is a `Gap` then.
         """
         if self._state != "new":
             raise WriterError(str(Problem("Delivery.load_state_dict", "a call before open()", self._state)))
         for name, worker in self._workers.items():
             if name in state:
                 worker.load_state_dict(state[name])
+        self._left_out = {name: state[name] for name in state.keys() - self._workers.keys()}
 
     def _on_step(self, events: list[Events]) -> None:
         for each in events:

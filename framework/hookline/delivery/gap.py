@@ -9,14 +9,15 @@ __all__ = ["Gap"]
 
 @dataclass(frozen=True)
 class Gap:
-    """What a writer that was switched off has missed.
+    """What a writer that was switched off, or left out for a while, has missed.
 
     Args:
         writer: Its instance name.
         first_iteration: The first iteration it misses, or may have recorded in part.
         last_iteration: The last one.
-        num_events: How many iterations with events these are; 0 when only its ``close`` failed.
-        reason: Why it was switched off.
+        num_events: How many iterations with events these are, of a writer that was left out how many at all;
+            0 when only its ``close`` failed.
+        reason: Why it was not told of them.
     """
 
     writer: str

@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
-from hookline.catalog import normalized
 from hookline.delivery.gap import Gap
+from hookline.delivery.left_out import can_go_on
 from hookline.errors import HooklineError, Problem, WriterError
 from hookline.events import EventWriter, Run
 from hookline.events.table import EventLog
@@ -75,11 +75,14 @@ class Worker:
         self._position: dict[str, Any] | None = None
         self._gap: Gap | None = None
         self._past_gaps: list[Gap] = []
+        self._away_from: int | None = None
 
     # -- for the training thread -----------------------------------------------------------------
 
     def start(self, iteration: int) -> None:
         """Start the thread, which opens the writer; ``iteration`` is the next one."""
+        if self._away_from is not None and self._away_from < iteration:
+            self._come_back(self._away_from, iteration - 1)
         self._phase = "opening"
         self._last_wake_s = time.monotonic()
         if self.run.period:
@@ -201,14 +204,20 @@ class Worker:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned; of another writer or version no position is loaded."""
-        is_same = _is_same_use(state.get("use", self.use), self.use)
-        if is_same and state.get("version", 1) == self.writer.state_version:
+        if can_go_on(state, self.use, self.writer.state_version):
             self._position = state["position"]
         pending = EventLog.from_state(state["pending"])
         if pending:
             self._pending.extend(pending.split(MAX_EVENTS_PER_CALL))
             self._pending_bytes = pending.num_bytes
         self._past_gaps = [Gap(**gap) for gap in state["gaps"]]
+        self._away_from = state.get("away_from")
+
+    def _come_back(self, first: int, last: int) -> None:
+        """Name the iterations that it has not been told of, and say so."""
+        reason = "it was left out of the writers"
+        self._past_gaps.append(Gap(self.name, first, last, last - first + 1, reason))
+        logger.warning("writers.%s: misses iterations %d to %d, for %s", self.name, first, last, reason)
 
     # -- on the writer's thread ------------------------------------------------------------------
 
@@ -388,10 +397,3 @@ class Worker:
                 said = "it has every event, but was not closed"
             logger.warning("writers.%s: %s. %s", self.name, said, reason, exc_info=error)
         self._changed.notify_all()
-
-
-def _is_same_use(one: str, other: str) -> bool:
-    """Return whether both name one plugin: ``name``, or ``distribution:name`` where one brings it."""
-    (one_from, _, one), (other_from, _, other) = one.rpartition(":"), other.rpartition(":")
-    is_moved = bool(one_from and other_from) and normalized(one_from) != normalized(other_from)
-    return one == other and not is_moved

@@ -13,7 +13,7 @@ from hookline import distributed
 from hookline.catalog import WRITERS, find, qualified_name
 from hookline.config import Config
 from hookline.config.instances import name_in
-from hookline.delivery import Delivery, check_journals
+from hookline.delivery import Delivery, check_journals, left_out
 from hookline.errors import PluginError, RunError
 from hookline.events import EventWriter, Run
 from hookline.hookspecs import HookBase
@@ -66,7 +66,10 @@ class PeriodicWriter(HookBase):
         for name, writer in self.writers.items():
             self._check(name, writer)
         self._check_journals()
-        if not self.writers or not distributed.is_main():
+        if not distributed.is_main():
+            return
+        if not self.writers:
+            self._saved = left_out(self._saved, (), trainer.start_iter)
             return
         if self.delivery is not None:
             self._saved = self.delivery.state_dict()  # a second train goes on where the first one closed
@@ -86,8 +89,11 @@ class PeriodicWriter(HookBase):
         trainer.deliveries.append(self.delivery)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return each writer's position and the events it has not acknowledged; waits for no writer."""
-        return dict(self.delivery.state_dict()) if self.delivery is not None else {}
+        """Return each writer's position and the events it has not acknowledged; waits for no writer.
+
+        Those of writers that are left out for now are among it.
+        """
+        return dict(self._saved if self.delivery is None else self.delivery.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep the positions until the writers are opened."""
