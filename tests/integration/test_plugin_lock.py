@@ -186,6 +186,24 @@ def test_hooks_that_a_trainer_registers_by_itself_are_recorded(project):
     assert (entry["name"], entry["use"], entry["source"]) == ("mine", "Callback", "hookline.hooks.callback")
 
 
+def test_a_hook_that_was_switched_off_is_so_in_every_record_and_after_a_resume(project, caplog):
+    (project.path / "fails.py").write_text(
+        "from hookline import HookBase\n\n\nclass Fails(HookBase):\n"
+        "    def after_step(self):\n        raise OSError('no network')\n"
+    )
+    overrides = ["hooks+={./fails.py:Fails: {on_error: disable}}"]
+    first = DefaultTrainer("run.yaml", [*overrides, "train.stop_at=5"])
+    first.train()
+    entry = checkpoint.load(first.run_dir / "checkpoints" / "iter_0000004")["plugins"]["hooks"][-1]
+    assert (entry["name"], entry["switched_off"]) == ("Fails", True)
+    second = DefaultTrainer("run.yaml", overrides)
+    second.resume()
+    second.train()
+    assert second.hooks.switched_off == first.hooks.switched_off
+    assert json.loads((second.run_dir / "plugins.json").read_text())["hooks"][-1] == entry
+    assert "differ" not in caplog.text
+
+
 TALKER = """
     from hookline import EventWriter
 

@@ -30,10 +30,10 @@ class Forgetful(HookBase):
         pass
 
 
-def manager(**plugins):
+def manager(policy=None, **plugins):
     made = HookManager()
     for name, plugin in plugins.items():
-        made.add(plugin, name)
+        made.add(plugin, name, on_error=policy)
     return made
 
 
@@ -94,3 +94,47 @@ def test_a_plugin_whose_state_cannot_be_had_is_named():
     (note,) = notes(caught.value)
     assert note.startswith("Raised by plugin 'c' (")
     assert note.endswith("), state_dict")
+
+
+class Fails(Counter):
+    def before_train(self):
+        raise OSError("no network")
+
+
+@pytest.mark.parametrize(("policy", "num_calls"), [("disable", 1), ("retry", 3)])
+def test_a_plugin_that_was_switched_off_is_so_after_a_resume(caplog, policy, num_calls):
+    first = manager(policy, a=Fails(), b=Counter())
+    for _ in range(num_calls):
+        first.call("before_train", trainer=None)
+    second = manager(policy, a=Fails(), b=Counter())
+    caplog.clear()
+    load_states(second, states(first))
+    (line,) = caplog.messages
+    assert line.startswith("a is switched off, as it was: OSError: no network (Raised by plugin 'a'")
+    assert line.endswith("To have it again, change its on_error or another option.")
+    assert (second.names(), second.switched_off) == (["b"], first.switched_off)
+    assert states(second) == states(first)
+
+
+def test_a_plugin_that_is_retried_is_switched_off_at_its_third_failure_across_a_resume():
+    first, second = manager("retry", a=Fails()), manager("retry", a=Fails())
+    first.call("before_train", trainer=None)
+    load_states(second, states(first))
+    second.call("before_train", trainer=None)
+    assert second.names() == ["a"]
+    second.call("before_train", trainer=None)
+    assert second.names() == []
+
+
+def test_with_another_policy_a_plugin_that_was_switched_off_is_on_again():
+    first, second = manager("disable", a=Fails()), manager("retry", a=Fails())
+    first.call("before_train", trainer=None)
+    load_states(second, states(first))
+    assert (second.names(), second.failures) == (["a"], {})
+
+
+def test_a_plugin_that_is_added_again_has_not_failed():
+    hooks = manager("disable", a=Fails())
+    hooks.call("before_train", trainer=None)
+    hooks.add(Fails(), "a")
+    assert (hooks.plugins_off, hooks.failures) == ({}, {})

@@ -46,6 +46,8 @@ class Dispatcher(pluggy.PluginManager):
         """Time of the calls measured since it was last cleared, seconds, by plugin and hook, not weighted."""
         self.switched_off: dict[str, str] = {}
         """Why, by the name of each plugin that failed and was switched off."""
+        self.plugins_off: dict[str, Any] = {}
+        """Each of these plugins, by name."""
         self._totals: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._watches: list[Callable[[HookCall], AbstractContextManager[Any]]] = []
         self._monitors: list[tuple[_Before, _After]] = []
@@ -67,6 +69,27 @@ class Dispatcher(pluggy.PluginManager):
     def forget_seconds(self) -> None:
         """Begin ``seconds`` anew."""
         self._totals.clear()
+
+    @property
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """What `load_failures` takes of each plugin that has failed and was forgiven, by name."""
+        return {
+            name: {"on_error": self._policies[name], "number": number, "off": self.switched_off.get(name)}
+            for name, number in self._num_failures.items()
+        }
+
+    def load_failures(self, name: str, saved: Mapping[str, Any]) -> None:
+        """Go on counting the failures of the plugin ``name``, off if it was; with another policy, anew."""
+        if saved["on_error"] != self._policies[name]:
+            return
+        self._num_failures[name] = saved["number"]
+        if saved["off"] is not None:
+            _log.warning(
+                "%s is switched off, as it was: %s. To have it again, change its on_error or another option.",
+                name,
+                saved["off"],
+            )
+            self._switch_off(name, saved["off"])
 
     def watch(self, around: Callable[[HookCall], AbstractContextManager[Any]]) -> None:
         """Enter ``around(call)`` around every call of a plugin from now on, and leave it after.
@@ -275,9 +298,12 @@ class Dispatcher(pluggy.PluginManager):
             _log.warning("%s. It is called again next time.", described)
             return True
         _log.warning("%s. The plugin is switched off, training goes on.", described)
-        self.switched_off[name] = described
-        self.unregister(name=name)
+        self._switch_off(name, described)
         return True
+
+    def _switch_off(self, name: str, why: str) -> None:
+        self.switched_off[name] = why
+        self.plugins_off[name] = self.unregister(name=name)
 
 
 def _do(act: _Act, _: Implementation, offered: Mapping[str, Any], half: str, weight: int) -> Any:

@@ -80,6 +80,8 @@ class HookManager(Dispatcher):
             raise PluginError(f"{name}: expected a plugin that pluggy accepts, got: {error}.") from error
         self.sources[name] = source or _module_of(plugin)
         self._policies[name] = on_error or "raise"
+        self.plugins_off.pop(name, None)
+        del self._num_failures[name]
         try:
             self._arrange()
         except PluginError:

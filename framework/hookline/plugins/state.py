@@ -27,7 +27,7 @@ def state_version(plugin: Any) -> int:
 
 
 def states(hooks: HookManager) -> dict[str, Any]:
-    """Return version and state of every plugin that has one, by instance name.
+    """Return version and state of every plugin that has one, by instance name, and how often which failed.
 
     Raises:
         PluginError: If what a plugin returns is no mapping.
@@ -45,11 +45,13 @@ def states(hooks: HookManager) -> dict[str, Any]:
                 "Return what load_state_dict takes."
             )
         found[name] = {"version": state_version(plugin), "state": state}
+    for name, failures in hooks.failures.items():
+        found.setdefault(name, {})["failures"] = failures
     return found
 
 
 def load_states(hooks: HookManager, saved: Mapping[str, Any]) -> None:
-    """Give every plugin its state from ``saved``, as `states` returned it.
+    """Give every plugin its state from ``saved``, as `states` returned it; who was switched off is again.
 
     A plugin whose entry is None starts anew, and whoever put None there has said so. A state that is
     missing, or that nobody takes, is told in a warning.
@@ -57,6 +59,10 @@ def load_states(hooks: HookManager, saved: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: If a state is of another version than its plugin, or its plugin cannot take it.
     """
+    for name, entry in saved.items():
+        if entry is not None and "failures" in entry and hooks.has_plugin(name):
+            hooks.load_failures(name, entry["failures"])
+    saved = {name: entry for name, entry in saved.items() if entry is None or "state" in entry}
     plugins = dict(_stateful(hooks))
     for name in saved.keys() - plugins.keys():
         _log.warning("The checkpoint holds the state of plugin %r, which is not enabled now.", name)
