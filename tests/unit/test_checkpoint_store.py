@@ -20,11 +20,13 @@ import torch
 from hookline import checkpoint
 from hookline.checkpoint import (
     Ledger,
+    advance_pointer,
     discard_newer,
     load,
     manifest,
     newest_valid,
     outline,
+    pointers,
     read_pointer,
     resolve,
     retain,
@@ -766,6 +768,37 @@ class TestRetention:
         assert {path.name for path in discard_newer(five, 2)} == {"iter_0000003", "iter_0000004"}
         assert self.kept(five) == [0, 1, 2]
         assert discard_newer(five / "nowhere", 2) == []
+
+    def test_pointers_go_with_the_future_and_latest_names_what_is_left(self, five):
+        write_pointer(five, "best", five / "iter_0000003")
+        write_pointer(five, "gone", five / "iter_0000009")
+        write_pointer(five, "early", five / "iter_0000001")
+        discard_newer(five, 2)
+        assert not (five / "best").exists()
+        assert not (five / "gone").exists()
+        assert read_pointer(five, "latest") == five / "iter_0000002"
+        assert read_pointer(five, "early") == five / "iter_0000001"
+        discard_newer(five, -1)
+        assert names_in(five) == []
+
+    def test_a_pointer_is_durably_gone_before_its_checkpoint(self, five, monkeypatch):
+        write_pointer(five, "best", five / "iter_0000004")
+        monkeypatch.setattr(os, "rename", failing(Killed()))
+        with pytest.raises(Killed):
+            discard_newer(five, 3)
+        assert self.kept(five) == [0, 1, 2, 3, 4]
+        assert not (five / "best").exists()
+        monkeypatch.setattr(pointers, "sync_directory", failing(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            discard_newer(five, 2)
+        assert self.kept(five) == [0, 1, 2, 3, 4]
+
+    def test_a_pointer_advances_to_what_is_there_and_never_goes_back(self, five):
+        advance_pointer(five, "best", 9)
+        assert read_pointer(five, "best") is None
+        for iteration, named in ((2, 2), (1, 2), (3, 3)):
+            advance_pointer(five, "best", iteration)
+            assert read_pointer(five, "best") == five / f"iter_{named:07d}"
 
 
 class Killed(BaseException):

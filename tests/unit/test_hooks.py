@@ -6,13 +6,14 @@ import io
 import itertools
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from rich.console import Console
 from tests.conftest import Line, points
 
-from hookline import EventWriter, HookBase, PluginError, Run, RunError, hooks, schedules
+from hookline import EventWriter, HookBase, PluginError, Run, RunError, checkpoint, hooks, schedules
 from hookline.plugins import lint
 
 
@@ -143,6 +144,32 @@ def test_the_best_checkpoint_is_kept_and_nan_is_never_best(make_trainer, tmp_pat
     trainer.train(0, len(values))
     assert (tmp_path / "checkpoints" / "best").read_text().strip() == f"iter_{best:07d}"
     assert (tmp_path / "checkpoints" / f"iter_{best:07d}" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("best_is_there", [True, False])
+def test_a_run_that_goes_back_points_again_to_the_best_of_then(make_trainer, tmp_path, best_is_there, caplog):
+    root = tmp_path / "checkpoints"
+
+    def trainer(keep, *values):
+        parts = [hooks.BestCheckpoint("eval/score"), hooks.Checkpoint(period=1, keep=keep)]
+        return make_trainer(*parts, Measure(*values), run_dir=tmp_path)
+
+    trainer(0, 3.0, 1.0, 2.0, 0.5, 2.0).train(0, 5)
+    saved = checkpoint.load(root / "iter_0000002")
+    checkpoint.discard_newer(root, 2)
+    assert not (root / "best").exists()
+    if not best_is_there:
+        shutil.rmtree(root / "iter_0000001")
+    again = trainer(2, *[2.0] * 7)
+    again.load_state_dict(saved)
+    again.train(3, 7)
+    kept = sorted(path.name[-1] for path in root.glob("iter_*"))
+    if best_is_there:
+        assert (root / "best").read_text() == "iter_0000001\n"
+        assert kept == ["1", "5", "6"]
+    else:
+        assert not (root / "best").exists()
+        assert "iteration 1, the best so far, is not there" in caplog.text
 
 
 def test_the_best_value_is_remembered_by_state():

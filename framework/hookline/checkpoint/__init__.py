@@ -5,7 +5,7 @@ from hookline.checkpoint.codec import decode, encode
 from hookline.checkpoint.host_copy import HostCopy
 from hookline.checkpoint.loading import load, newest_valid, outline, resolve
 from hookline.checkpoint.manifest import Manifest, verify
-from hookline.checkpoint.pointers import read_pointer, write_pointer
+from hookline.checkpoint.pointers import advance_pointer, read_pointer, write_pointer
 from hookline.checkpoint.retention import (
     KEEP_RULE,
     Fence,
@@ -25,6 +25,7 @@ __all__ = [
     "Ledger",
     "Manifest",
     "Snapshot",
+    "advance_pointer",
     "capture",
     "check_keep",
     "check_writable",

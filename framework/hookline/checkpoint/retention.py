@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hookline.checkpoint.attempts import refused
 from hookline.checkpoint.manifest import MANIFEST, checkpoints, iteration_of, read_manifest, verify
-from hookline.checkpoint.pointers import pointed_names
+from hookline.checkpoint.pointers import leave_newer, pointed_names
 from hookline.durable import sync_directory
 from hookline.errors import CheckpointError, Problem
 
@@ -111,11 +111,15 @@ def retain(
 
 
 def discard_newer(root: Path, iteration: int) -> list[Path]:
-    """Delete the checkpoints after ``iteration``, and return them.
+    """Delete the checkpoints after ``iteration`` and the pointers to them, and return the checkpoints.
 
     For a run that goes on from an earlier one: otherwise `newest_valid` finds the future that it has left.
+    ``latest`` names the newest of the others then.
     """
-    return discard([path for path in checkpoints(Path(root)) if iteration_of(path) > iteration])
+    root = Path(root)
+    if root.is_dir():
+        leave_newer(root, iteration)
+    return discard([path for path in checkpoints(root) if iteration_of(path) > iteration])
 
 
 def discard(paths: Collection[Path], fence: Fence = no_fence) -> list[Path]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from hookline import checkpoint, distributed
 from hookline.errors import PluginError
+from hookline.hooks.checkpoint import Checkpoint
 from hookline.hooks.watch import MetricWatch
-from hookline.hookspecs import HookBase
+from hookline.hookspecs import HookBase, hookimpl
 
 __all__ = ["BestCheckpoint"]
+
+_log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(HookBase):
@@ -26,17 +31,28 @@ class BestCheckpoint(HookBase):
     def __init__(self, metric: str = "eval/total_loss", mode: Literal["min", "max"] = "min") -> None:
         self.watch = MetricWatch(metric, mode)
 
+    @hookimpl(trylast=True)
     def before_train(self) -> None:
-        """Check that something will save."""
-        hooks = self.trainer.hooks
-        if (
-            not any(hasattr(plugin, "save") for plugin in hooks.get_plugins())
-            and not self.trainer.checkpointer
-        ):
+        """Check that something saves, and let ``best`` point to the best so far.
+
+        It may not: the run goes back to before what it pointed to, or was killed between two files.
+        """
+        saves = self.trainer.checkpointer
+        if not saves:
             raise PluginError(
-                f"{self.name}: expected the hook 'checkpoint' beside it, got {', '.join(hooks.names())}. "
-                "Add 'checkpoint' to hooks."
+                f"{self.name}: expected the hook 'checkpoint' beside it, "
+                f"got {', '.join(self.trainer.hooks.names())}. Add 'checkpoint' to hooks."
             )
+        best_iter = self.watch.best_iter
+        if best_iter is not None and isinstance(saves, Checkpoint) and distributed.is_main():
+            checkpoint.advance_pointer(saves.root, "best", best_iter)
+            if checkpoint.read_pointer(saves.root, "best") is None:
+                _log.warning(
+                    "%s: the checkpoint of iteration %d, the best so far, is not there any more: "
+                    "checkpoints/best comes with the next that is better.",
+                    self.name,
+                    best_iter,
+                )
 
     def after_evaluate(self, metrics: Mapping[str, float]) -> None:
         """Request a checkpoint if the metric improved."""
