@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hookline.data import Loader
     from hookline.default import DefaultTrainer
     from hookline.delivery import Delivery
-    from hookline.durable import make_directory, remove_leftovers, replace_file, sync_directory
+    from hookline.durable import make_directory, name_aside, remove_leftovers, replace_file, sync_directory
     from hookline.errors import (
         CheckpointError,
         ConfigError,
@@ -50,7 +50,7 @@ _ROOMS = {
     "data": ("Loader",),
     "default": ("DefaultTrainer",),
     "delivery": ("Delivery",),
-    "durable": ("make_directory", "remove_leftovers", "replace_file", "sync_directory"),
+    "durable": ("make_directory", "name_aside", "remove_leftovers", "replace_file", "sync_directory"),
     "errors": (
         "CheckpointError",
         "ConfigError",
@@ -120,6 +120,7 @@ __all__ = [
     "load_config",
     "load_model",
     "make_directory",
+    "name_aside",
     "remove_leftovers",
     "replace_file",
     "sync_directory",

@@ -9,9 +9,10 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 
-__all__ = ["make_directory", "remove_leftovers", "replace_file", "sync_directory", "write_new"]
+__all__ = ["make_directory", "name_aside", "remove_leftovers", "replace_file", "sync_directory", "write_new"]
 
 _LEFTOVER = re.compile(r"\.tmp-(.+)-[0-9a-f]{8}", re.DOTALL)
 _PORTION = 4 * 2**20  # small enough to be in the cache still when it is written after it was hashed
@@ -83,6 +84,21 @@ def remove_leftovers(directory: Path, name: str | None = None) -> None:
             of = _LEFTOVER.fullmatch(entry.name)
             if of and name in (None, of[1]) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry)
+
+
+def name_aside(path: Path, generation: int) -> Path:
+    """Return where to move what is at ``path`` or a part of it, instead of removing it.
+
+    That is ``<stem>.orphaned-<generation><suffix>`` beside it; where there is something already, ``-2`` and
+    so on follows the number. Nobody else may be looking for such a name at the same time.
+
+    Args:
+        path: Of the file.
+        generation: Number of this start of the run.
+    """
+    ends = chain([""], (f"-{number}" for number in count(2)))
+    names = (path.with_name(f"{path.stem}.orphaned-{generation}{end}{path.suffix}") for end in ends)
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def make_directory(path: Path) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from hookline import durable
-from hookline.durable import make_directory, remove_leftovers, replace_file, sync_directory, write_new
+from hookline.durable import (
+    make_directory,
+    name_aside,
+    remove_leftovers,
+    replace_file,
+    sync_directory,
+    write_new,
+)
 
 
 def refuse(error):
@@ -129,6 +136,14 @@ def test_nothing_is_removed_that_only_looks_like_it(tmp_path):
     before = sorted(os.listdir(tmp_path))
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_name_aside_is_one_that_nothing_has(tmp_path):
+    path = tmp_path / "a.b.txt"
+    assert name_aside(path, 3) == tmp_path / "a.b.orphaned-3.txt"
+    name_aside(path, 3).symlink_to("missing")
+    name_aside(path, 3).mkdir()
+    assert name_aside(path, 3) == tmp_path / "a.b.orphaned-3-3.txt"
 
 
 def test_every_new_directory_is_synced_into_its_parent(tmp_path, monkeypatch):

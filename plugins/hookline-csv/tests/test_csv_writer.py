@@ -149,17 +149,28 @@ def test_columns_and_rows_that_follow_the_position_are_cut(tmp_path):
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
-def test_a_run_that_starts_over_begins_anew(tmp_path):
-    write(tmp_path, [scalars(0, a=1.0)])
-    write(tmp_path, [scalars(0, b=2.0)])
-    assert rows(tmp_path / "metrics.csv") == [["iteration", "b"], ["0", "2.0"]]
+def test_a_table_that_is_there_without_a_position_is_put_aside(tmp_path):
+    for name in "abc":
+        write(tmp_path, [scalars(0, **{name: 1.0})])
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {
+        "metrics.orphaned-0.csv": "iteration,a\n0,1.0\n",
+        "metrics.orphaned-0-2.csv": "iteration,b\n0,1.0\n",
+        "metrics.csv": "iteration,c\n0,1.0\n",
+    }
+
+
+def test_a_table_without_rows_is_not_kept(tmp_path):
+    for _ in range(2):
+        write(tmp_path, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
 @pytest.mark.parametrize(
     ("damage", "got"),
     [
         ("cut", "4 rows"),
-        ("gone", "0 rows"),
+        ("gone", "no file"),
         ("names", "0 rows"),
         ("edited", "other ones"),
         ("header", "other ones"),
@@ -181,8 +192,9 @@ def test_a_table_that_changed_before_the_position_is_refused_and_left_as_it_is(t
         path.write_bytes(text := edits[damage])
         if damage == "header":
             path.write_bytes(text := text.replace(b"1.0", b"2.0"))
+    rule = f"metrics.csv: expected the 5 rows that the checkpoint knows of, got '{got}'"
     with pytest.raises(
-        RunError, match=f"metrics.csv: expected the 5 rows that the checkpoint knows of, got '{got}'"
+        RunError, match=rf"{rule}.* leave the writer out: writers-=csv plugins\.on_change=warn"
     ):
         write(tmp_path, [], position)
     assert not list(tmp_path.glob(".tmp-*"))
@@ -238,4 +250,5 @@ def test_every_row_is_there_once_wherever_the_run_is_cut_and_killed(tmp_path, se
                 file.write(b"17,0.")  # and in the middle of a row
             (tmp_path / "run/.tmp-metrics.csv").write_bytes(b"iterat")
     assert (tmp_path / "run/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.csv"]
+    left = {path.name for path in (tmp_path / "run").iterdir() if "orphaned" not in path.name}
+    assert left == {"metrics.csv"}

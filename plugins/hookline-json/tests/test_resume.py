@@ -307,7 +307,7 @@ def test_a_folder_that_is_missing_is_made_durably(tmp_path, monkeypatch):
 def test_a_file_that_shrinks_while_it_is_checked_is_refused(tmp_path, training, tell, monkeypatch):
     position = tell(tmp_path, training())
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: b"")
-    with pytest.raises(RunError, match="as they were written, got other ones"):
+    with pytest.raises(RunError, match="that the checkpoint knows of, got 'other ones'"):
         tell(tmp_path, [], position)
 
 

@@ -21,7 +21,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
-from hookline import ConfigError, Delivery, Events, EventStorage, Scalar, WriterError
+from hookline import ConfigError, Delivery, Events, EventStorage, RunError, Scalar
 from hookline_tensorboard import TensorBoardWriter
 
 PERIOD_ENDS = [9, 19, 29, 39, 49, 54]
@@ -29,7 +29,7 @@ KINDS = ("scalars", "tensors", "images", "histograms")
 
 
 def event_file(run):
-    (path,) = (run.dir / "tensorboard").iterdir()
+    (path,) = (run.dir / "tensorboard").glob("*tfevents*")
     return path
 
 
@@ -284,11 +284,29 @@ def test_position_is_json(run):
     writer.close("finished")
 
 
-def test_fresh_run_replaces_what_a_run_without_a_checkpoint_left(run, write_run):
+def test_what_is_there_without_a_position_is_put_aside_where_tensorboard_does_not_read_it(run, write_run):
     write_run(TensorBoardWriter)
-    expected = decoded(run)
-    write_run(TensorBoardWriter)
-    assert decoded(run) == expected
+    expected, before = decoded(run), event_file(run).read_bytes()
+    for _ in range(2):
+        write_run(TensorBoardWriter)
+        assert decoded(run) == expected
+    aside = {path.name for path in (run.dir / "tensorboard").iterdir()} - {event_file(run).name}
+    assert aside == {"events.orphaned-0.hookline", "events.orphaned-0-2.hookline"}
+    assert (run.dir / "tensorboard" / "events.orphaned-0.hookline").read_bytes() == before
+
+
+def test_what_followed_a_checkpoint_of_before_the_first_event_is_written_anew(run):
+    states = []
+    for _ in range(2):
+        writer = TensorBoardWriter()
+        if states:
+            writer.load_state_dict(states[0])
+        writer.open(run)
+        states.append(writer.state_dict())
+        writer.write([Events(i, 0.0, {"x": Scalar(1.0)}) for i in range(10)])
+        writer.close("failed")
+    assert [path.name for path in (run.dir / "tensorboard").iterdir()] == [event_file(run).name]
+    assert scalars(run, "x") == [(9, 1.0)]
 
 
 @pytest.mark.parametrize("left", ["half", "nothing"])
@@ -305,7 +323,8 @@ def test_file_shorter_than_the_checkpoint_knows_is_refused(run, write_run, left)
     writer = TensorBoardWriter()
     writer.load_state_dict(state)
     got = {"half": "got '20 bytes'", "nothing": "got 'no file'"}[left]
-    with pytest.raises(WriterError, match=f"expected at least the {state['offset']} bytes .*{got}"):
+    rule = f"expected the {state['offset']} bytes that the checkpoint knows of, {got}"
+    with pytest.raises(RunError, match=rf"{rule}.* leave the writer out: writers-=tensorboard plugins"):
         writer.open(run)
 
 

@@ -25,7 +25,8 @@ class CSVWriter(EventWriter):
     file is replaced by one that has its column. Nothing but scalars is kept.
 
     What ``write`` was given is on the disk when it returns. Going on from a position cuts off what followed,
-    and refuses a file that was cut or changed.
+    and refuses a file that was cut or changed. A table that is there without a position is moved to
+    ``<file>.orphaned-<generation>``, named after the start of the run that did so.
 
     Args:
         file: The table, relative to the run directory; by default ``metrics.csv``, and ``<name>.csv`` of an
@@ -42,12 +43,12 @@ class CSVWriter(EventWriter):
         self._position = state
 
     def open(self, run: Run) -> None:
-        """Cut the file to the position; without one, begin anew."""
+        """Cut the file to the position; without one, move what is there aside and begin anew."""
         if self._table is not None:
             self._table.close()
         is_first = run.writer in ("", NAME, type(self).__name__)
         name = self._name or ("metrics.csv" if is_first else f"{run.writer}.csv")
-        self._table = Table(run.dir / name, self._position)
+        self._table = Table(run.dir / name, self._position, run.generation, run.writer or NAME)
 
     def write(self, events: Sequence[Events]) -> None:
         """Append a row for each iteration that has a scalar."""

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hookline import Problem, RunError, make_directory, sync_directory
+from hookline import Problem, RunError, make_directory, name_aside, sync_directory
 
 __all__ = ["Table"]
 
@@ -26,18 +26,23 @@ class Table:
     Args:
         path: Where it is.
         position: What `position` returned; what came after it, rows and columns, is cut off. None begins
-            anew, whatever is there.
+            anew, and moves a table that is there to ``<stem>.orphaned-<generation><suffix>`` beside it.
+        generation: Number of this start of the run.
+        writer: The name of the writer whose file it is, for messages.
 
     Raises:
         RunError: If the file has fewer rows than at the position, or other ones.
     """
 
-    def __init__(self, path: Path, position: Mapping[str, Any] | None) -> None:
+    def __init__(self, path: Path, position: Mapping[str, Any] | None, generation: int, writer: str) -> None:
         make_directory(path.parent)
-        self._path = path
+        self._path, self._writer = path, writer
         self._descriptor = -1
         if position is None:
-            self._make(["iteration"], [])
+            columns = ["iteration"]
+            if path.exists() and path.stat().st_size > len(_header(columns)):
+                os.rename(path, name_aside(path, generation))
+            self._make(columns, [])
         else:
             self._go_to(position)
 
@@ -114,9 +119,12 @@ class Table:
             return
         is_shorter = self._num_rows < position["num_rows"]
         got = f"{self._num_rows} rows" if is_shorter else "other ones"
+        if not self._path.exists():
+            got = "no file"
         rule = f"the {position['num_rows']} rows that the checkpoint knows of"
-        fix = "It was cut, replaced or edited since. Put it back, or start a new run"
-        raise RunError(str(Problem(str(self._path), rule, got, fix=fix)))
+        exists = "It was cut, replaced or edited since"
+        fix = f"Put it back, or leave the writer out: writers-={self._writer} plugins.on_change=warn"
+        raise RunError(str(Problem(str(self._path), rule, got, exists=exists, fix=fix)))
 
 
 def _header(columns: Sequence[str]) -> bytes:

@@ -61,7 +61,8 @@ class JSONWriter(EventWriter):
         self._close_files()
         generation = None if self._is_open and self._position else run.generation
         for key, name in self._names.items():
-            self._files[key] = LineFile(run.dir / name, self._position.get(key), generation)
+            position = self._position.get(key)
+            self._files[key] = LineFile(run.dir / name, position, generation, run.writer or "json")
         path = path_of_hints(run.dir / self._names["metrics"])
         self._hints = HintFile(path, fresh=not self._position)
         self._lines = Lines(self._hints.hints)

@@ -8,11 +8,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from hookline import RunError, make_directory, sync_directory
+from hookline import Problem, RunError, make_directory, name_aside, sync_directory
 
 __all__ = ["LineFile"]
 
@@ -30,23 +29,23 @@ class LineFile:
         position: What `position` returned: how long the file was, and a hash of what was in it. None for a
             file that begins here.
         generation: Number of this start of the run. None drops what follows the position.
+        writer: The name of the writer whose file it is, for messages.
 
     Raises:
         RunError: If the file is shorter than its position, or not what it was.
     """
 
-    def __init__(self, path: Path, position: Mapping[str, Any] | None, generation: int | None) -> None:
+    def __init__(
+        self, path: Path, position: Mapping[str, Any] | None, generation: int | None, writer: str
+    ) -> None:
         make_directory(path.parent)
         if generation is not None:
             _finish_move(path)
         if position is None:
             _put_aside(path, generation or 0)
         elif (size_bytes := _size_bytes(path)) < position["size_bytes"]:
-            raise RunError(
-                f"{path}: expected the {position['size_bytes']} bytes that the checkpoint knows of, got "
-                f"{size_bytes}. It was cut or replaced. Put the whole file back, or start a new run."
-            )
-        self._path = path
+            raise _changed(path, position, f"{size_bytes} bytes" if path.exists() else "no file", writer)
+        self._path, self._writer = path, writer
         self._size_bytes = 0
         self._hash = hashlib.sha256()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -86,10 +85,7 @@ class LineFile:
             self._size_bytes += len(chunk)
             left -= len(chunk)
         if self._hash.hexdigest() != position["sha256"]:
-            raise RunError(
-                f"{self._path}: expected its first {position['size_bytes']} bytes as they were written, got "
-                "other ones. It was edited since the checkpoint. Put the file back, or start a new run."
-            )
+            raise _changed(self._path, position, "other ones", self._writer)
 
     def _cut(self, generation: int | None) -> None:
         """Move what follows to the file of ``generation``, where it is before it is gone here."""
@@ -97,7 +93,7 @@ class LineFile:
             return
         moved = None
         if generation is not None:
-            moved = _free_name(self._path, generation)
+            moved = name_aside(self._path, generation)
             copy = _copy_tail(self._path, self._size_bytes, moved)
         os.ftruncate(self._descriptor, self._size_bytes)
         os.fsync(self._descriptor)
@@ -105,10 +101,18 @@ class LineFile:
             os.rename(copy, moved)
 
 
+def _changed(path: Path, position: Mapping[str, Any], got: str, writer: str) -> RunError:
+    """Return what to say of a file that is not what it was at ``position``."""
+    rule = f"the {position['size_bytes']} bytes that the checkpoint knows of"
+    exists = "It was cut, replaced or edited since"
+    fix = f"Put it back, or leave the writer out: writers-={writer} plugins.on_change=warn"
+    return RunError(str(Problem(str(path), rule, got, exists=exists, fix=fix)))
+
+
 def _put_aside(path: Path, generation: int) -> None:
     """Move all of what a run that left no checkpoint wrote."""
     if _size_bytes(path):
-        os.rename(path, _free_name(path, generation))
+        os.rename(path, name_aside(path, generation))
 
 
 def _copy_tail(path: Path, offset: int, orphan: Path) -> Path:
@@ -142,15 +146,8 @@ def _finish_move(path: Path) -> None:
         if _size_bytes(path) > offset:
             copy.unlink()
         else:
-            os.rename(copy, _free_name(path, generation))
+            os.rename(copy, name_aside(path, generation))
         sync_directory(path.parent)
-
-
-def _free_name(path: Path, generation: int) -> Path:
-    """Return where to move what is cut off: a second time under one number, with a second number."""
-    numbers = chain([""], (f"-{number}" for number in count(2)))
-    orphans = (path.with_name(f"{path.stem}.orphaned-{generation}{end}{path.suffix}") for end in numbers)
-    return next(orphan for orphan in orphans if not os.path.lexists(orphan))
 
 
 def _size_bytes(path: Path) -> int:

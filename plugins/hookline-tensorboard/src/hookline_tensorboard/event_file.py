@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hookline import Problem, WriterError, make_directory, sync_directory
+from hookline import Problem, RunError, make_directory, name_aside, sync_directory
 
 __all__ = ["EventFile"]
 
@@ -21,22 +21,32 @@ class EventFile:
     Args:
         path: Where it is; TensorBoard reads a file with ``tfevents`` in its name.
         offset: Its length in bytes, all that follows is cut off; 0 begins anew.
+        writer: The name of the writer whose file it is, for messages.
 
     Raises:
-        WriterError: If the file is shorter than ``offset``.
+        RunError: If the file is shorter than ``offset``.
     """
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, offset: int, writer: str) -> None:
         # Here and not at the first event: it takes 30 ms, which iterations would have to share.
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._records = RecordWriter
-        self.path = path
+        self.path, self._writer = path, writer
         self.offset = offset
         self._file: io.FileIO | None = None
         self._is_synced = True
         if offset:
             self._go_on()
+
+    def put_aside(self, generation: int) -> None:
+        """Move what is there to ``events.orphaned-<generation>.hookline``.
+
+        TensorBoard reads every file with ``tfevents`` in its name, and would show it beside the new one.
+        """
+        if self.path.exists():
+            os.rename(self.path, name_aside(self.path.with_name("events.hookline"), generation))
+            sync_directory(self.path.parent)
 
     def append(self, events: Iterable[Any]) -> None:
         """Write all of ``events`` (protos), or none of them and raise; they are durable after ``sync``."""
@@ -70,17 +80,11 @@ class EventFile:
     def _go_on(self) -> None:
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < self.offset:
-            raise WriterError(
-                str(
-                    Problem(
-                        str(self.path),
-                        f"at least the {self.offset} bytes that the checkpoint knows",
-                        f"{size} bytes" if size else "no file",
-                        exists="It was shortened, replaced or removed since",
-                        fix="Put it back, or take tensorboard out of `writers`",
-                    )
-                )
-            )
+            rule = f"the {self.offset} bytes that the checkpoint knows of"
+            got = f"{size} bytes" if self.path.exists() else "no file"
+            exists = "It was cut, replaced or removed since"
+            fix = f"Put it back, or leave the writer out: writers-={self._writer} plugins.on_change=warn"
+            raise RunError(str(Problem(str(self.path), rule, got, exists=exists, fix=fix)))
         self._file = io.FileIO(self.path, "r+")
         self._cut_to(self.offset)
 

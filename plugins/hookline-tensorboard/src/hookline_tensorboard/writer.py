@@ -41,7 +41,10 @@ class TensorBoardWriter(EventWriter):
         self._folder: Path | None = None
 
     def open(self, run: Run) -> None:
-        """Cut the file to where the run goes on; a fresh run has none before its first event."""
+        """Cut the file to where the run goes on; without a position, move one that is there aside.
+
+        There is no file then before the first event.
+        """
         from hookline_tensorboard import summaries
 
         if self._file is not None:
@@ -60,7 +63,9 @@ class TensorBoardWriter(EventWriter):
         # A position that names no folder is of a version that had only one.
         self._subfolder: str = state.get("folder", "") if state else own
         self._folder = run.dir / NAME / self._subfolder
-        self._file = EventFile(self._folder / FILE_NAME, state.get("offset", 0))
+        self._file = EventFile(self._folder / FILE_NAME, state.get("offset", 0), run.writer or NAME)
+        if not state:
+            self._file.put_aside(run.generation)
 
     def write(self, events: Sequence[Events]) -> None:
         """Append the events of the periods that are complete."""
