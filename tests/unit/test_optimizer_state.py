@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hookline import CheckpointError
-from hookline.trainer.optimizer_state import check_optimizer_state
+from hookline.trainer.optimizer_state import check_optimizer_state, for_parameters, parameter_names
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, amsgrad=True, fused=True),
@@ -90,3 +90,85 @@ def test_a_resume_with_such_a_state_is_an_error_that_says_what_is_wrong(make_tra
         CheckpointError, match=r"got: of parameter 0 momentum_buffer of shape \[5\] instead of \[1, 1\]"
     ):
         make_trainer().load_state_dict(state)
+
+
+def named(*groups, model=None):
+    """Return a model of three equal layers and its optimizer, with the layers of each group in order."""
+    torch.manual_seed(0)
+    model = model or nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "abc"})
+    params = [{"params": [model[name].weight for name in names]} for names in groups]
+    return model, torch.optim.SGD(params, lr=0.1, momentum=0.9)
+
+
+def momenta(model, optimizer):
+    return {name: optimizer.state[model[name].weight].get("momentum_buffer") for name in model}
+
+
+def trained(*groups):
+    model, optimizer = named(*groups)
+    for value, layer in enumerate(model.values()):
+        layer.weight.grad = torch.full((2, 2), float(value)) if value else None  # the first has no state
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("groups", [("a", "bc"), ("c", "ab"), ("cb", "a"), ("ab", "c")])
+def test_each_parameter_gets_its_own_state_whatever_its_place_and_group(groups):
+    old, before = trained("a", "bc")
+    model, optimizer = named(*groups)
+    state = for_parameters(
+        before.state_dict(), parameter_names(old, before), parameter_names(model, optimizer)
+    )
+    check_optimizer_state(optimizer, state)
+    optimizer.load_state_dict(state)
+    got = momenta(model, optimizer)
+    assert got["a"] is None
+    assert (got["b"] == 1).all()
+    assert (got["c"] == 2).all()
+
+
+def test_tied_unknown_and_named_parameters_and_state_of_all_find_their_place():
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "tied": nn.Linear(2, 2, bias=False)})
+    model["tied"].weight = model["a"].weight
+    other = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([{"params": [("a", model["a"].weight), ("x", other)]}])
+    assert parameter_names(model, optimizer) == [["a.weight", "parameter 0 of no model"]]
+    state = {
+        "state": {0: {"m": 1}, "all": {}},
+        "param_groups": [{"params": [0, 1], "param_names": ["a", "x"]}],
+    }
+    assert for_parameters(state, [["one", "two"]], [["two", "one"]]) == {
+        "state": {1: {"m": 1}, "all": {}},
+        "param_groups": [{"params": [0, 1]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ([["a", "b", "c"]], "that of 2 parameter groups, where there are 1"),
+        ([["a"], ["b"]], "other parameters: c, which it does not update now"),
+        ([["a"], ["b", "c", "d"]], "other parameters: d, of which nothing was saved"),
+    ],
+)
+def test_other_parameters_or_another_number_of_groups_is_refused(now, words):
+    _, before = trained("a", "bc")
+    with pytest.raises(ValueError, match=words):
+        for_parameters(before.state_dict(), [["a"], ["b", "c"]], now)
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+def test_a_trainer_finds_the_state_by_name_where_there_are_names(make_trainer, has_names):
+    trainer = make_trainer()
+    trainer.train(0, 2)
+    state = copy.deepcopy(trainer.state_dict())
+    again = make_trainer()
+    if has_names:
+        again.optimizer.param_groups[0]["params"].reverse()
+    else:
+        del state["trainer"]["parameters"]
+    again.load_state_dict(state)
+    for one, two in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(
+            trainer.optimizer.state[one]["momentum_buffer"], again.optimizer.state[two]["momentum_buffer"]
+        )

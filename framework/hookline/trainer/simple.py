@@ -21,7 +21,7 @@ from hookline.kernel import GraphKernel, StepKernel
 from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
 from hookline.trainer.forward_puts import ForwardPuts
-from hookline.trainer.optimizer_state import check_optimizer_state
+from hookline.trainer.optimizer_state import check_optimizer_state, for_parameters, parameter_names
 from hookline.trainer.source import Source
 from hookline.trainer.sync_check import SyncCheckMode
 from hookline.trainer.weights import load_weights
@@ -107,6 +107,7 @@ class SimpleTrainer(TrainerBase):
         on_cuda = prefetch and self.kernel.device.type == "cuda"
         self._feed = DeviceFeed(self.kernel.device) if on_cuda else None
         self._batches: Iterator[Any] | None = None
+        self._saved_place: Mapping[str, Any] | None = None
         self.on_drawn: list[Callable[[], None]] = []
         self._num_skipped = 0
         self._configured = _hyperparameters(optimizer)
@@ -148,7 +149,11 @@ class SimpleTrainer(TrainerBase):
         self.storage.put_scalars(metrics)
 
     def reset_data_loader(self, build: Callable[[], Iterable[Any]]) -> None:
-        """Replace the data loader by what ``build`` returns; the next iteration draws from it."""
+        """Replace the data loader by what ``build`` returns; the next iteration draws from it.
+
+        Before the first batch of a run that goes on, as in ``before_train``, the new one goes to the place
+        that was saved.
+        """
         self._batches = None
         self.data_loader = _of_batches(build())
 
@@ -205,6 +210,7 @@ class SimpleTrainer(TrainerBase):
         state["optimizer"] = self.optimizer.state_dict()
         state["trainer"] |= {"num_skipped": self._num_skipped, "configured": self._configured}
         state["trainer"]["optimizer"] = type(self.optimizer).__name__
+        state["trainer"]["parameters"] = parameter_names(self.model, self.optimizer)
         state["kernel"] = self.kernel.state_dict()
         source = self._current_source()
         state["data"] = {"ranks": distributed.gather(source.state_dict())}
@@ -259,6 +265,7 @@ class SimpleTrainer(TrainerBase):
             except StopIteration:
                 pass
         self._batches = iter(self._current_source())
+        self._saved_place = None
         try:
             return next(self._batches)
         except StopIteration:
@@ -271,22 +278,26 @@ class SimpleTrainer(TrainerBase):
         """Return the place in the loader that is the trainer's now; anybody may have given it another one."""
         if self._source.loader is not self.data_loader:
             self._source = Source(self.data_loader)
+            if self._saved_place is not None:
+                self._source.load_state_dict(self._saved_place)
         return self._source
 
     def _load_data(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Go to this rank's place in the data; to that of rank 0 where there are other ranks now."""
         is_same = len(ranks) == distributed.world_size()
-        source = self._current_source()
-        source.load_state_dict(ranks[distributed.rank()] if is_same else {**ranks[0], "generators": {}})
-        self._batches = None
+        place = ranks[distributed.rank()] if is_same else {**ranks[0], "generators": {}}
+        self._current_source().load_state_dict(place)
+        self._batches, self._saved_place = None, place
 
-    def _load_optimizer(self, state: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    def _load_optimizer(self, state: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         """Load ``state``, then change what is configured otherwise now than when it was saved."""
         if saved["optimizer"] != type(self.optimizer).__name__:
             raise ValueError(f"that of {saved['optimizer']} for {type(self.optimizer).__name__}")
         configured, now = saved["configured"], self._configured
+        if "parameters" in saved:
+            state = for_parameters(state, saved["parameters"], parameter_names(self.model, self.optimizer))
         check_optimizer_state(self.optimizer, state)
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(dict(state))
         for group, before, after in zip(self.optimizer.param_groups, configured, now, strict=True):
             changed = {key: value for key, value in after.items() if before.get(key) != value}
             if "lr" in changed and before["lr"]:
