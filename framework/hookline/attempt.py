@@ -29,11 +29,12 @@ def attempt(trainer: DefaultTrainer, run: RunDir) -> Iterator[None]:
     run goes back before is deleted.
 
     Raises:
-        RunError: If another process trains in it, or it cannot be written.
+        RunError: If another process trains in it, or has since it was looked at, or it cannot be written.
     """
     start_s = perf_counter()
+    after = trainer.generation  # of its own attempt before, or seen by `resume`; 0 where the run is new
     with ExitStack() as stack:
-        trainer.generation = distributed.from_main(lambda: stack.enter_context(run.held()))
+        trainer.generation = distributed.from_main(lambda: stack.enter_context(run.held(after)))
         log = stack.enter_context(attach_log(run, distributed.rank()))
         while trainer._early_records:  # what was said before there was a file to say it in
             log.handle(trainer._early_records.pop(0))

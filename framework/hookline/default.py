@@ -192,12 +192,13 @@ class DefaultTrainer(SimpleTrainer):
         with collected_logs() as records:
             # Each for itself might find another one, while a run is begun or a disk fails.
             found, path = distributed.from_main(lambda: to_resume(run, self.config, self.hooks.get_plugins()))
+            seen = RunDir(found).generation if found else 0
             if path is not None:
                 with restoring(path):
                     self.load_state_dict(checkpoint.load(path))
                 self.resumed_from, self._next_iter = path, self.iter
             if found is not None:  # a run that was refused is not this trainer's
-                self._run, self.run_dir = RunDir(found), found
+                self._run, self.run_dir, self.generation = RunDir(found), found, seen
             if path is not None:
                 try:
                     self.hooks.call("after_load", trainer=self, path=path)

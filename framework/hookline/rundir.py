@@ -130,20 +130,27 @@ class RunDir:
         return 0
 
     @contextmanager
-    def held(self) -> Iterator[int]:
+    def held(self, after: int | None = None) -> Iterator[int]:
         """Keep every other process from training in this directory, as long as the context lasts.
 
         The lock is the kernel's: it goes with the process, however that ends. Where it fails, as on some
         network file systems, the generation tells: who holds the directory later has a higher one.
 
+        Args:
+            after: The generation when somebody looked what is in the directory; None where nobody has.
+
         Yields:
             The generation, see `check_generation`.
 
         Raises:
-            RunError: If another process trains in it.
+            RunError: If another process trains in it, or has since ``after``.
         """
         with open(self.path / "lock", "a") as file:
             self._lock(file, fcntl.LOCK_EX)
+            if after is not None and self.generation != after:
+                rule, got = "what this process has found in it", f"what {self._holder} has made of it since"
+                problem = Problem(f"run directory {self.path}", rule, got, fix="Start this again")
+                raise RunError(str(problem))
             generation = self.generation + 1
             try:
                 # Not in the lock's own file: to close that anywhere in the process frees the lock.
@@ -167,11 +174,14 @@ class RunDir:
         try:
             fcntl.lockf(file, kind | fcntl.LOCK_NB)
         except OSError as error:
-            holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
             fix = "Wait for it, stop it, or start a run of its own"
             raise RunError(
-                str(Problem(f"run directory {self.path}", "one that nobody trains in", holder, fix=fix))
+                str(Problem(f"run directory {self.path}", "one that nobody trains in", self._holder, fix=fix))
             ) from error
+
+    @property
+    def _holder(self) -> str:
+        return f"process {self.status.get('pid')} on {self.status.get('host')}"
 
     def check_generation(self, generation: int) -> None:
         """Return if nobody has held the directory since ``generation``, which must not write any more then.
@@ -180,8 +190,7 @@ class RunDir:
             RunError: If somebody has.
         """
         if self.generation != generation:
-            holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
-            got = f"a later start by {holder}"
+            got = f"a later start by {self._holder}"
             fix = "This process was taken for dead; it writes nothing more"
             raise RunError(str(Problem(f"run directory {self.path}", "to be its only trainer", got, fix=fix)))
 

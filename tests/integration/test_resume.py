@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from hookline import CheckpointError, DefaultTrainer, load_model
+from hookline import CheckpointError, DefaultTrainer, RunError, load_model
 from hookline.rundir import RunDir
 
 # Dropout draws random numbers in every iteration, so a resume without RNG state would show.
@@ -310,6 +310,19 @@ def test_a_refused_second_process_deletes_nothing_of_the_run_that_goes_on(projec
     assert result.exit_code == 2
     assert "one that nobody trains in" in result.output
     assert sorted((finished / "checkpoints").glob("iter_*")) == checkpoints
+
+
+@pytest.mark.parametrize("spec", ["auto", "latest"])
+def test_what_another_process_trained_since_a_run_was_chosen_stays(project, spec):
+    train(project, "runs", "train.stop_at=5")
+    late = DefaultTrainer("run.yaml", [*NOISY, "run.dir=runs"])
+    late.resume(spec)
+    train(project, "runs", "--resume", "auto")
+    run = late.run_dir
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="since.* Start this again"):
+        late.train()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_resume_and_weights_exclude_each_other(project, finished):

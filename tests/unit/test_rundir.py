@@ -316,6 +316,20 @@ def test_a_later_holder_has_a_higher_generation_and_the_earlier_one_is_told(tmp_
     assert (first, second, run.generation) == (1, 2, 2)
 
 
+def test_who_looked_before_another_trained_is_refused_and_changes_nothing(tmp_path):
+    run = RunDir.create(tmp_path, "x")
+    run.write_status("running")
+    with run.held(after=0):
+        pass
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    refused = "expected what this process has found in it, got .what process .* has made of it since"
+    with pytest.raises(RunError, match=refused), run.held(after=0):
+        pass
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+    with run.held(after=1) as generation:
+        assert generation == 2
+
+
 def test_a_generation_that_cannot_be_written_is_an_error(tmp_path):
     run = RunDir.create(tmp_path, "x")
     (run.path / "generation").mkdir()
