@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hookline import distributed
-from hookline.data import load_generators, state_of_generators
+from hookline.data import has_workers, load_generators, start_workers, state_of_generators
 from hookline.errors import ConfigError, Problem, RunError, add_note, did_you_mean
 from hookline.kernel import AUTOCAST_DTYPES
 from hookline.nesting import to_device
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def evaluation_state(loader: Iterable[Any], metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """Return what outlasts an evaluation: the random generators of its data, and what metrics keep.
+    """Return what outlasts an evaluation: the data's random generators and workers, and what metrics keep.
 
     A metric keeps something across evaluations if it has ``state_dict`` and ``load_state_dict``. One that is
     a module has them anyway, and does not: every evaluation resets it.
@@ -135,6 +135,7 @@ def evaluation_state(loader: Iterable[Any], metrics: Mapping[str, Metric]) -> di
     kept = {name: metric for name, metric in metrics.items() if _keeps_state(metric)}
     return {
         "generators": state_of_generators(loader),
+        "has_workers": has_workers(loader),
         "metrics": {name: metric.state_dict() for name, metric in kept.items()},
     }
 
@@ -143,6 +144,8 @@ def load_evaluation_state(
     loader: Iterable[Any], metrics: Mapping[str, Metric], state: Mapping[str, Any]
 ) -> None:
     """Restore what `evaluation_state` returned; a metric that is new starts anew."""
+    if state["has_workers"] and not has_workers(loader):
+        start_workers(loader)
     load_generators(loader, state["generators"])
     for name, saved in state["metrics"].items():
         metric: Any = metrics.get(name)

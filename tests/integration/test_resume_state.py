@@ -28,6 +28,33 @@ class Hook(HookBase):
     def load_state_dict(self, state):
         self.sum = state["sum"]
 
+class Busy(HookBase):
+    # At other times in a run that goes on than in one that does not.
+    def before_train(self):
+        torch.rand(3)
+        self.trainer.storage.put_scalar("begun", 1.0)
+        self.trainer.storage.put_hparams({"begun": True})
+        if "evaluate" in self.trainer.evaluations:
+            self.trainer.request_evaluation("evaluate")
+
+    def after_save(self, path):
+        torch.rand(2)
+        self.trainer.storage.put_scalar("saved", 1.0, volatile=True)
+
+    def state_dict(self):
+        return {"unused": torch.rand(1)}
+
+    def load_state_dict(self, state):
+        pass
+
+class Loud(HookBase):
+    def after_save(self, path):
+        self.trainer.storage.put_scalars({"num_saves": 1.0, "upload_s": 2.0})
+
+class Again(HookBase):
+    def before_train(self):
+        self.trainer.reset_data_loader(loader)
+
 class Batches:
     def __init__(self):
         self.num_given = 0
@@ -229,6 +256,24 @@ def test_whatever_has_a_state_goes_on_from_it(own, loader):
     assert one["optimizer"]["num_steps"] == 7
     assert one["evaluations"]["ranks"][0]["eval"]["metrics"] == {"m": {"num_evaluations": 4}}
     assert one["hooks"]["schedule"]["state"]["state"]["rate"] == pytest.approx(0.9**7)
+
+
+@pytest.mark.parametrize("more", ["Busy", "Again"])
+def test_what_hooks_do_when_a_run_begins_or_is_saved_changes_nothing_when_it_goes_on(own, more):
+    setup = [*ALL, LOADERS["torch"], f"hooks+=./own.py:{more}"]
+    train(own, "whole", *setup)
+    train(own, "parts", *setup, "train.stop_at=2")
+    train(own, "parts", *setup, "--resume", "latest", "train.stop_at=5")
+    train(own, "parts", *setup, "--resume", "latest")
+    whole, parts = latest(own, "whole"), latest(own, "parts")
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert digests_of(saved(whole, 6)) == digests_of(saved(parts, 6))
+
+
+def test_a_metric_that_a_resumed_run_would_lack_is_refused(own):
+    result = own.hookline("train", "run.yaml", "hooks+=./own.py:Loud")
+    assert result.exit_code == 2, result.output
+    assert "after_save: expected nothing put but with volatile=True, got num_saves, upload_s" in result.output
 
 
 def test_best_metric_and_count_of_early_stopping_go_on(project):

@@ -426,3 +426,18 @@ def test_what_outlasts_an_evaluation_is_saved_and_what_it_resets_is_not():
     load_evaluation_state(loader, restored, {**state, "metrics": {**state["metrics"], "gone": {}}})
     assert (restored["best"].best, restored["other"].best) == (0.5, 0.0)
     assert torch.rand((), generator=loader.generator) == first
+
+
+def test_the_next_evaluation_sees_what_it_would_have_seen_had_its_workers_stayed():
+    def shuffled():
+        torch.manual_seed(3)
+        return torch.utils.data.DataLoader(range(12), 4, shuffle=True, num_workers=1, persistent_workers=True)
+
+    loader = shuffled()
+    list(loader)
+    state, then = evaluation_state(loader, {}), torch.get_rng_state()
+    expected = [batch.tolist() for batch in loader]
+    restored = shuffled()
+    torch.set_rng_state(then)
+    load_evaluation_state(restored, {}, state)
+    assert [batch.tolist() for batch in restored] == expected

@@ -37,6 +37,11 @@ class Numbers(Dataset):
         return torch.tensor([index, torch.rand(()), np.random.rand(), random.random(), drawn])
 
 
+class Plain(Numbers):
+    def __getitem__(self, index):
+        return torch.tensor([index])
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return (torch.tensor([float(i), torch.rand(())]) for i in range(9))
@@ -45,6 +50,59 @@ class Stream(IterableDataset):
 class Weighted(WeightedRandomSampler):
     def __init__(self):
         super().__init__([1.0] * 10, 10)
+
+
+class Shuffled(IterableDataset):
+    """A stream that keeps some of what it has read, and draws from that."""
+
+    def __iter__(self):
+        store = []
+        for number in range(9):
+            store.append(torch.tensor([float(number)]))
+            if len(store) == 4:
+                yield store.pop(int(torch.randint(4, ())))
+        yield from store
+
+
+class Counting(RandomSampler):
+    """Begins each epoch at another sample, and says which."""
+
+    def __init__(self):
+        super().__init__(Numbers())
+        self.epoch = 0
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter([(self.epoch + number) % 10 for number in range(10)])
+
+    def state_dict(self):
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state):
+        self.epoch = state["epoch"]
+
+
+class Knowing:
+    """A loader that knows its place, and draws a seed for each iterator that it makes."""
+
+    def __init__(self):
+        self.place = 0
+
+    def __iter__(self):
+        torch.rand(())
+        return self._batches()
+
+    def _batches(self):
+        while self.place < 4:
+            self.place += 1
+            yield torch.tensor([self.place, torch.rand(())])
+        self.place = 0
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
 
 
 def seeded(seed=5):
@@ -64,7 +122,11 @@ LOADERS = {
     ),
     "sampler_that_draws": lambda: torch_loader(sampler=Weighted()),
     "workers": lambda: torch_loader(shuffle=True, num_workers=2, generator=seeded()),
+    "workers_that_stay": lambda: torch_loader(Plain(), shuffle=True, num_workers=1, persistent_workers=True),
     "stream": lambda: torch_loader(Stream()),
+    "stream_with_a_store": lambda: torch_loader(Shuffled()),
+    "sampler_with_a_state": lambda: torch_loader(sampler=Counting()),
+    "loader_that_knows_its_place": Knowing,
     "hookline": lambda: Loader(Numbers(), batch_size=3, seed=2),
     "torch_generator_of_the_dataset": lambda: Loader(Numbers(generator=seeded()), batch_size=3),
     "numpy_generator_of_the_dataset": lambda: Loader(
@@ -105,7 +167,7 @@ def test_every_place_is_taken_up_at_the_very_next_batch(name):
     for batch in drawn(whole, BATCHES):
         expected.append(batch)
         places.append((whole.state_dict(), rng.capture()))
-    for number in (0, 3, 6) if name == "workers" else range(BATCHES - 1):
+    for number in (0, 4, 6) if "workers" in name else range(BATCHES - 1):
         seed_all()
         state, generators_then = places[number]
         resumed = Source(LOADERS[name]())

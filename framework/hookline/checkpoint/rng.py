@@ -5,20 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["capture", "forked_rng", "restore"]
+__all__ = ["apart", "capture", "forked_rng", "restore"]
+
+Item = TypeVar("Item")
 
 
-def capture() -> dict[str, Any]:
+def capture(*, cuda: bool = True) -> dict[str, Any]:
     """Return the state of every global generator, as data that a checkpoint can hold.
 
     Never initialises CUDA: a process that has not used it has no CUDA state worth keeping.
+
+    Args:
+        cuda: Whether those of devices are in it, for which each device is waited for.
     """
-    used_cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    used_cuda: bool = cuda and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
@@ -44,3 +49,30 @@ def forked_rng() -> Iterator[None]:
         yield
     finally:
         restore(state)
+
+
+def apart(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield ``items``, which draw from global random generators that nobody else draws from.
+
+    Those of the host, seeded by one number that is drawn from torch's when the first item is asked for.
+    """
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    outer = capture(cuda=False)
+    _seed(seed)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            own = capture(cuda=False)
+            restore(outer)
+        yield item
+        outer = capture(cuda=False)
+        restore(own)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)

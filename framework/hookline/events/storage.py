@@ -160,14 +160,26 @@ class EventStorage(Putting):
         with self._lock:
             self._sealed.clear()
             self.iter = self.arrived_iter = state["iter"]
-            self._open = Record.from_state(state["open"])
             self._histories.load_state_dict(state["histories"])
             # Whether one is volatile is known again when it is put again.
             self._flags = {name: (hint, False) for name, hint in state["hints"].items()}
-            self._flags.update(self._open.flags)
+            self._kinds = {}
+            self.reopen(state["open"])
+
+    def reopen(self, state: Mapping[str, Any]) -> None:
+        """Begin this iteration again with what ``state_dict`` had as ``open``; forget what was put since."""
+        with self._lock:
+            self._open = Record.from_state(state)
+            self._flags = {**self._flags, **self._open.flags}
             self._open.flags = self._flags
             self._owns_flags = False
-            self._kinds = dict.fromkeys(self._flags, "scalar")
+            self._kinds = {**dict.fromkeys(self._flags, "scalar"), **self._kinds}
+
+    def lasting(self) -> set[str]:
+        """Return the names of what was put in this iteration so far and is not volatile."""
+        with self._lock:
+            flags, rest = self._flags, (self._open.rest or {}).values()
+            return {name for name in self._open.values if not flags[name][1]}.union(*rest)
 
     # -- inside ----------------------------------------------------------------------------------
 

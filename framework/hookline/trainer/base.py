@@ -102,6 +102,7 @@ class TrainerBase:
         self._stop_due = False
         self._saved_stop: str | None = None
         self._stopped_for: str | None = None
+        self._saved_open: Mapping[str, Any] | None = None
         self._saved_rng: list[Any] | None = None
         self._fired_after_backward = False
         self._num_ranks = 1
@@ -165,9 +166,7 @@ class TrainerBase:
         with self._interrupts, self.storage:
             try:
                 self._call("before_train")
-                if self._saved_rng is not None:
-                    rng.restore(self._saved_rng[distributed.rank()])
-                    self._saved_rng = None
+                self._undo_before_train()
                 with checking(self) as self._check:
                     if self._stopped_for is not None:
                         self.status, self.reason = "stopped", self._stopped_for
@@ -235,23 +234,24 @@ class TrainerBase:
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last complete iteration, plugins' included; every rank must call it."""
         return {
+            # First: whoever is asked for its state below may draw.
+            "rng": {"ranks": distributed.gather(rng.capture())},
             # Within an iteration that is sealed, the storage is at the next one already.
             "trainer": {"next_iter": self.storage.iter, "max_iter": self.max_iter},
             "storage": self.storage.state_dict(),
             "hooks": states(self.hooks),
-            "rng": {"ranks": distributed.gather(rng.capture())},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, at the next ``train``, after the iteration that ``state`` was taken at."""
         self.iter = self.start_iter = state["trainer"]["next_iter"]
+        self._saved_open = state["storage"]["open"]
         self._saved_stop = state["trainer"].get("stopped")
         self.storage.load_state_dict(state["storage"])
         load_states(self.hooks, state["hooks"])
         ranks = state["rng"]["ranks"]
-        if len(ranks) == distributed.world_size():
-            self._saved_rng = ranks
-        else:
+        self._saved_rng = ranks if len(ranks) == distributed.world_size() else None
+        if self._saved_rng is None:
             _log.warning(
                 "The checkpoint was saved by %d processes, now there are %d: random numbers will differ.",
                 len(ranks),
@@ -279,7 +279,7 @@ class TrainerBase:
                 "A run that goes on needs a higher max_iter."
             )
         if start_iter != self.storage.iter:
-            self.storage = EventStorage(start_iter, period=self.log_period)
+            self.storage, self._saved_open = EventStorage(start_iter, period=self.log_period), None
         self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
         self.status, self.reason = "running", ""
         self._stop_due, self._checkpoint_due, self._tags = False, False, []
@@ -288,6 +288,16 @@ class TrainerBase:
         self._num_ranks = distributed.world_size()
         self._cost.reset(self.hooks)
         self._ending.begin(self)
+
+    def _undo_before_train(self) -> None:
+        """Forget, in a run that goes on, what plugins drew, put and requested: they did when it began."""
+        if self._saved_rng is not None:
+            rng.restore(self._saved_rng[distributed.rank()])
+            self._saved_rng = None
+        if self._saved_open is not None:
+            self.storage.reopen(self._saved_open)
+            self._saved_open = None
+            self._evaluations_due.clear()
 
     def _run_iteration(self) -> None:
         hooks, is_first = self.hooks, self.iter == self.start_iter
@@ -359,14 +369,15 @@ class TrainerBase:
         self._finish_saving(wait=True)  # one is written at a time
         with self.hooks.timed(self._saver, "save"):
             self.accept(self.storage.drain())
-            state = self.state_dict()
+            with rng.forked_rng():
+                state = self.state_dict()
             if ending == "stopped":
                 state["trainer"]["stopped"] = self.reason
             saved = self.checkpointer.save(self.iter, state, tags) if distributed.is_main() else None
         if isinstance(saved, Future):
             self._saving = saved
         elif saved is not None:
-            self._call("after_save", path=saved)
+            self._tell_of_save(saved)
         if ending is not None:
             self._finish_saving(wait=True)
         else:
@@ -379,7 +390,18 @@ class TrainerBase:
             self._saving = None
             with self.hooks.timed(self._saver, "save"):
                 path = saving.result()
+            self._tell_of_save(path)
+
+    def _tell_of_save(self, path: Path) -> None:
+        """Call ``after_save``, of which nothing that is saved may depend: a resumed run does not call it."""
+        before = self.storage.lasting()
+        with rng.forked_rng():
             self._call("after_save", path=path)
+        if names := self.storage.lasting() - before:
+            raise PluginError(
+                f"after_save: expected nothing put but with volatile=True, got {', '.join(sorted(names))}. "
+                "A run that goes on from this checkpoint would lack it. Put it in after_step."
+            )
 
     @property
     def _saver(self) -> str:
