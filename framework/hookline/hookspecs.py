@@ -35,7 +35,8 @@ class HookSpecs:
         """Called once before the first iteration, after a resumed run's state is restored.
 
         Open what the plugin needs here: ``trainer.model``, ``trainer.start_iter`` and
-        ``trainer.max_iter`` are set. Costs nothing per iteration.
+        ``trainer.max_iter`` are set. Costs nothing per iteration. What is drawn, put or requested here when
+        a run goes on is undone: it was when the run began.
         """
 
     @hookspec
@@ -82,7 +83,9 @@ class HookSpecs:
     def after_save(self, trainer: TrainerBase, path: Path) -> None:
         """Called on rank 0 when the checkpoint at ``path`` is complete and durable.
 
-        One that is written in the background is so at the end of a later iteration, or of the run.
+        One that is written in the background is so at the end of a later iteration, or of the run. A run
+        that goes on from there does not call it: random numbers drawn here do not disturb training, and what
+        is put must be volatile.
         """
 
     @hookspec
