@@ -68,6 +68,9 @@ def _begin(trainer: DefaultTrainer, run: RunDir) -> None:
     if trainer.resumed_from is not None:
         for path in checkpoint.discard_newer(run.checkpoints, first - 1):
             _log.warning("Deleted %s: the run goes on from before it.", path)
+    if first == 0 and trainer.weights_from is not None:
+        # Before the status: no run that is known to have begun may begin again from others.
+        run.write_json("weights.json", {"source": trainer._weights_at, "of": trainer.weights_from[1]})
     if trainer._stopped_for is None:
         run.write_status("running", iteration=first)
     description.write(run, trainer.config, type(trainer), trainer._plugins_now())

@@ -17,7 +17,7 @@ from hookline.config.lengths import Epochs
 from hookline.data import build_loader, iterations_per_epoch
 from hookline.delivery import check_journals
 from hookline.environment import on_all_ranks, set_up
-from hookline.errors import ConfigError, Problem, RunError
+from hookline.errors import CheckpointError, ConfigError, HooklineError, Problem, RunError
 from hookline.evaluation import check_metrics, evaluation_state, load_evaluation_state
 from hookline.events import EventStorage, EventWriter
 from hookline.hooks import Checkpoint, Evaluate
@@ -27,7 +27,7 @@ from hookline.plugins import lint_writer
 from hookline.resuming import to_resume
 from hookline.run_logs import collected_logs
 from hookline.rundir import RunDir
-from hookline.trainer import SimpleTrainer, load_weights, restoring, saved_weights, say_if_exit
+from hookline.trainer import SimpleTrainer, find_weights, load_weights, restoring, say_if_exit, weights_in
 
 __all__ = ["DefaultTrainer", "trainer_class"]
 
@@ -59,7 +59,9 @@ class DefaultTrainer(SimpleTrainer):
     """What `resume` was called with."""
     weights_from: tuple[str, str | None] | None = None
     """What `load_weights` loaded: where, and whose."""
+    _weights_at: Path | None = None
     _run: RunDir | None = None
+    _is_done = False
     _next_iter = 0
     _fingerprint: Mapping[str, Any]
     _saved_evaluations: dict[str, Any]
@@ -159,8 +161,11 @@ class DefaultTrainer(SimpleTrainer):
     def train(self, start_iter: int | None = None, max_iter: int | None = None) -> None:
         """Train from where the run stands to the config's ``train.max_iter``; may be called again.
 
-        See `TrainerBase.train` for what it raises.
+        Does nothing where `resume` found that the job has already trained the run to its end. See
+        `TrainerBase.train` for what it raises.
         """
+        if self._is_done and start_iter is None and max_iter is None:
+            return
         first = self._next_iter if start_iter is None else start_iter
         last = self.max_iter if max_iter is None else max_iter
         if first > last or (first == last and not may_lack_its_end(self)):
@@ -175,23 +180,30 @@ class DefaultTrainer(SimpleTrainer):
                 finally:
                     self._next_iter = self.iter
 
-    def resume(self, run: str = "latest") -> None:
+    def resume(
+        self, run: str = "latest", *, weights: str | Path | None = None, weights_of: str | None = None
+    ) -> None:
         """Go on, at the next `train`, where the run stopped; it stays in its directory.
 
         Args:
             run: A run directory, a checkpoint in one, ``latest``: the newest run of this name, or ``auto``:
                 the newest that is neither finished nor stopped, from iteration 0 if it has no checkpoint yet,
-                and a new run if there is none.
+                and a new run if there is none. Where torchrun or SLURM starts a job again that has trained
+                the newest one to its end, ``auto`` is that, and `train` does nothing.
+            weights: Loaded as by `load_weights` if iteration 0 begins now. A run that begins again loads
+                those that it began with, unless others are given.
+            weights_of: See `load_model`.
 
         Raises:
             RunError: If there is no such run, or another process trains in that of ``auto``.
-            CheckpointError: If it has no undamaged checkpoint, or the one named is damaged.
+            CheckpointError: If it has no undamaged checkpoint, or the one named is damaged, or the weights
+                that it began with cannot be loaded.
             PluginError: If its plugins were others, and ``plugins.on_change`` is against that.
         """
         self.asked_to_resume = run
         with collected_logs() as records:
             # Each for itself might find another one, while a run is begun or a disk fails.
-            found, path = distributed.from_main(lambda: to_resume(run, self.config, self.hooks.get_plugins()))
+            found, path, self._is_done = distributed.from_main(lambda: to_resume(run, self.config))
             seen = RunDir(found).generation if found else 0
             if path is not None:
                 with restoring(path):
@@ -205,6 +217,10 @@ class DefaultTrainer(SimpleTrainer):
                 except BaseException as error:
                     say_if_exit(error)
                     raise
+                if weights or self.weights_from:
+                    _log.info("%s has weights of its own: no others are loaded.", found)
+            elif not self._is_done:
+                self._load_first_weights(weights, weights_of)
         self._early_records += records
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,8 +271,26 @@ class DefaultTrainer(SimpleTrainer):
 
         See `load_model` for ``weights_of``.
         """
-        load_weights(self.model, saved_weights(Path(source), weights_of), str(source))
-        self.weights_from = (str(source), weights_of)
+        path = find_weights(Path(source))
+        load_weights(self.model, weights_in(path, weights_of), str(source))
+        self.weights_from, self._weights_at = (str(source), weights_of), path.resolve()
+
+    def _load_first_weights(self, source: str | Path | None, weights_of: str | None) -> None:
+        """Load what a run is to begin with: ``source``, what was loaded before, or what it had begun with."""
+        if source is not None:
+            self.load_weights(source, weights_of)
+        elif self.weights_from is None and (run := self._run) is not None:
+            begun_with = distributed.from_main(lambda: run.begun_with)
+            if begun_with is None:
+                return
+            _log.info("It begins again with the weights of %s.", begun_with[0])
+            try:
+                self.load_weights(*begun_with)
+            except HooklineError as error:
+                raise CheckpointError(
+                    f"{run.path}: expected to begin again with the weights of {begun_with[0]}, got: {error} "
+                    "Put them back, or name others with --weights."
+                ) from error
 
     # ---- how it works
 

@@ -116,11 +116,31 @@ class RunDir:
         return self.status.get("state") in _COMPLETE
 
     def write_status(self, state: str, **info: Any) -> None:
-        """Replace ``status.json`` by ``state``, ``info`` (reason, iteration, ...), process, host and time."""
+        """Replace ``status.json``: ``state``, ``info`` (reason, iteration, ...), process, SLURM job, time."""
         if state not in STATES:
             raise RunError(str(Problem("status", f"one of {', '.join(STATES)}", state)))
-        where = {"pid": os.getpid(), "host": socket.gethostname()}
+        where: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
+        if job := os.environ.get("SLURM_JOB_ID"):
+            where["job"] = job
         self.write_json("status.json", {"state": state, **info, **where, "time": _now()})
+
+    @property
+    def begun_with(self) -> tuple[str, str | None] | None:
+        """The weights that the run began with, and whose they are; None where they were the model's own.
+
+        Raises:
+            RunError: If the file that says so is damaged.
+        """
+        place = self.path / "weights.json"
+        try:
+            saved = json.loads(place.read_text(encoding="utf-8"))
+            return saved["source"], saved["of"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            fix = "Name them with --weights"
+            rule, got = "the name of the weights that the run began with", type(error).__name__
+            raise RunError(str(Problem(str(place), rule, got, fix=fix))) from error
 
     @property
     def generation(self) -> int:

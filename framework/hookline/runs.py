@@ -8,7 +8,7 @@ from pathlib import Path
 from hookline.errors import Problem, RunError, did_you_mean
 from hookline.rundir import RunDir, check_name, is_run, kind_at
 
-__all__ = ["LATEST", "find", "resumable", "unfinished"]
+__all__ = ["LATEST", "find", "newest", "resumable", "unfinished"]
 
 LATEST = "latest"
 
@@ -50,17 +50,22 @@ def resumable(spec: str, parent: Path, name: str) -> RunDir:
     return max((run for run in others if run.has_checkpoints), key=lambda run: run.id, default=found)
 
 
+def newest(parent: Path, name: str) -> RunDir | None:
+    """Return the newest run of ``name``; None if there is none."""
+    check_name(name, "run.name")
+    path = _latest_of(Path(parent).resolve() / name)
+    return None if path is None else RunDir(path)
+
+
 def unfinished(parent: Path, name: str) -> RunDir | None:
     """Return the newest run of ``name`` that is neither finished nor stopped; None if there is none.
 
     Raises:
         RunError: If another process trains in it.
     """
-    check_name(name, "run.name")
-    place = Path(parent).resolve() / name
-    runs = [run for run in map(RunDir, _runs(place)) if not run.is_complete]
-    newest = next((run for run in runs if run.path == _latest_of(place)), None)
-    found = newest or max(runs, key=lambda run: run.id, default=None)
+    last = newest(parent, name)
+    runs = [run for run in map(RunDir, _runs(Path(parent).resolve() / name)) if not run.is_complete]
+    found = last if last in runs else max(runs, key=lambda run: run.id, default=None)
     if found is not None:
         found.check_free()
     return found

@@ -328,7 +328,7 @@ def test_what_another_process_trained_since_a_run_was_chosen_stays(project, spec
 def test_resume_and_weights_exclude_each_other(project, finished):
     result = project.hookline("train", "run.yaml", "--resume", finished, "--weights", finished)
     assert result.exit_code == 2
-    assert "--weights: expected it without --resume" in result.output
+    assert "--weights: expected it without --resume or with --resume auto, got --resume" in result.output
 
 
 def test_other_options_of_the_optimizer_take_effect_on_resume_and_the_rest_stays(project):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hookline import RunError, load_config
+from hookline import DefaultTrainer, RunError, load_config
 from hookline.cli import training
 from hookline.cli.ending import OUT_OF_TIME, end_out_of_time
 from hookline.description import hyper_parameters
@@ -122,6 +122,51 @@ def test_a_failed_start_from_weights_is_started_again_from_them(project):
     assert "finished at iteration 12" in project.hookline(*words).output
 
 
+def test_auto_begins_again_with_the_weights_that_the_run_began_with(project):
+    auto = ("train", "run.yaml", "run.dir=others", "train.log_period=1", *AUTO)
+    project.hookline("train", "run.yaml")
+    (first,) = project.runs()
+    weights = ("--weights", first, "hooks+={./parts.py:Fails: {at: 2}}")
+    assert project.hookline(*auto[:-2], *weights).exit_code == 1
+    (run,) = (project.path / "others/line").glob("2*")
+    begun = (run / "metrics.jsonl").read_bytes()
+    assert json.loads((run / "weights.json").read_text()) == {
+        "source": str(first / "checkpoints/iter_0000011"),
+        "of": None,
+    }
+    away = first.rename(project.path / "away")
+    refused = project.hookline(*auto)
+    assert refused.exit_code == 2
+    assert f"{run}: expected to begin again with the weights of {first}" in refused.output
+    assert (run / "metrics.jsonl").read_bytes() == begun
+    again = project.hookline(*auto, "--weights", away, "hooks+={./parts.py:Fails: {at: 2}}")
+    words = printed(again.output, "again")
+    assert words[-4:] == ["--weights", str(away), *AUTO]
+    assert (run / "metrics.jsonl").read_bytes() == begun
+    away.rename(first)
+    (run / "weights.json").write_text(json.dumps({"source": str(first), "of": None}))
+    result = project.hookline(*auto, "train.stop_at=5")
+    assert f"It begins again with the weights of {first}." in result.output
+    assert (run / "metrics.jsonl").read_bytes().startswith(begun)
+    more = project.hookline(*auto, "--weights", "gone")
+    assert f"{run} has weights of its own: no others are loaded." in more.output
+    assert "finished at iteration 12" in more.output
+
+
+def test_weights_that_were_loaded_before_are_those_a_run_begins_again_with(project):
+    DefaultTrainer("run.yaml", ["train.max_iter=2"]).train()
+    (weights,) = project.runs()
+    failed = DefaultTrainer("run.yaml", ["run.dir=others", "hooks+={./parts.py:Fails: {at: 0}}"])
+    with pytest.raises(ZeroDivisionError):
+        failed.train()
+    trainer = DefaultTrainer("run.yaml", ["run.dir=others"])
+    trainer.load_weights(weights)
+    trainer.resume("auto")
+    trainer.train(max_iter=1)
+    assert trainer.run_dir == failed.run_dir
+    assert json.loads((trainer.run_dir / "weights.json").read_text())["source"].startswith(str(weights))
+
+
 def test_a_finished_smoke_test_asks_for_nothing(project):
     output = project.hookline("train", "run.yaml", "--smoke").output
     assert not re.search(r"^(again|resume|extend)", output, re.MULTILINE)
@@ -141,8 +186,25 @@ def test_one_command_starts_a_run_resumes_it_and_then_starts_the_next(project):
     assert "finished at iteration 12" in second.output
     assert project.runs() == [run]
     assert rows(run) == list(range(12))
-    assert project.hookline(*command).exit_code == 0
+    third = project.hookline(*command)
+    assert f"{run} is finished at iteration 12: this is a new run." in third.output
     assert len(project.runs()) == 2
+
+
+def test_a_job_that_is_started_again_when_its_run_is_done_leaves_it_alone(project, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    project.hookline("train", "run.yaml", *AUTO)
+    (run,) = project.runs()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    result = project.hookline("train", "run.yaml", *AUTO)
+    assert result.exit_code == 0
+    assert (
+        result.output
+        == f"{run}, which this job trained, is finished at iteration 12: nothing is left to do.\n"
+    )
+    assert project.runs() == [run]
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_auto_takes_the_newest_that_is_neither_finished_nor_stopped(project):
@@ -254,9 +316,8 @@ WRONG = {
        ("0", "-5", "3x", "", "1h60m", "1.5h", "1-24:00:00", "3:60:00", "soon", "90 s s")},
     "limit in the config": (["train.time_limit=3x"], "train.time_limit (override 'train.time_limit=3x'): expected"),
     "limit of nothing": (["train.time_limit=0"], "expected a time > 0"),
-    "auto and weights": ([*AUTO, "--weights", "runs"], "--weights: expected it without --resume"),
+    "auto and no weights": ([*AUTO, "--weights", "none"], "--weights none: expected a run, a checkpoint or a .safe"),
     "auto and smoke": ([*AUTO, "--smoke"], "--resume auto: expected it without --smoke"),
-    "auto and a folder": ([*AUTO, "hooks.checkpoint.dir=elsewhere"], "hooks.checkpoint.dir (override"),
     "auto and a name": ([*AUTO, "run.name=../x"], "run.name (override 'run.name=../x')"),
     "a word like auto": (["--resume", "atuo"], "expected latest, a run directory or a path in one, got"),
     "an empty word": (["--resume", ""], "expected"),

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from hookline import CheckpointError, RunError, checkpoint, hooks, load_config
-from hookline.resuming import to_resume
+from hookline import CheckpointError, RunError, checkpoint, load_config, resuming
+from hookline.resuming import Resumable, to_resume
 from hookline.rundir import RunDir
 
 
@@ -32,23 +32,74 @@ def saved(run, *iterations):
     return [checkpoint.save(run.checkpoints, number, {"number": number}) for number in iterations]
 
 
-def test_auto_begins_a_new_run_where_none_is_unfinished(config, run, caplog):
+@pytest.fixture(autouse=True)
+def no_restart(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "how"), [("finished", "latest and a higher train.max_iter."), ("stopped", "latest.")]
+)
+def test_auto_begins_a_new_run_after_one_that_is_done_and_says_how_to_train_that_on(
+    config, run, caplog, state, how
+):
     caplog.set_level(logging.INFO, "hookline")
+    run.write_status(state, iteration=9)
+    assert to_resume("auto", config) == Resumable()
+    assert f"{run.path} is {state} at iteration 9: this is a new run." in caplog.text
+    assert caplog.text.rstrip().endswith(f"--resume {how}")
+
+
+@pytest.mark.parametrize("by", ["SLURM", "TORCHELASTIC"])
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_restart_of_the_job_that_finished_a_run_has_nothing_left_to_do(
+    config, run, caplog, monkeypatch, by, state
+):
+    caplog.set_level(logging.INFO, "hookline")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    run.write_status(state, iteration=9)
+    assert to_resume("auto", config) == Resumable()
+    monkeypatch.setenv(f"{by}_RESTART_COUNT", "0")
+    assert to_resume("auto", config) == Resumable()
+    monkeypatch.setenv(f"{by}_RESTART_COUNT", "1")
+    assert to_resume("auto", config) == Resumable(run.path, is_done=True)
+    assert f"{state} at iteration 9: nothing is left to do." in caplog.text
+    (last,) = saved(run, 8)
+    assert to_resume("auto", config) == Resumable(run.path, last, is_done=True)
+
+
+def test_a_restart_does_not_take_what_another_job_finished_for_its_own(config, run, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
     run.write_status("finished")
-    assert to_resume("auto", config, []) == (None, None)
-    assert "this is a new one" in caplog.text
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert to_resume("auto", config) == Resumable()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(resuming, "seconds_since_launch", lambda: 100.0)
+    assert to_resume("auto", config).is_done
+    run.write_json("status.json", {**run.status, "time": "2026-01-01T00:00:00+00:00"})
+    assert to_resume("auto", config) == Resumable()
+    run.write_json("status.json", {"state": "finished"})
+    assert to_resume("auto", config) == Resumable()
+
+
+def test_auto_begins_a_new_run_where_there_is_none(config, caplog):
+    caplog.set_level(logging.INFO, "hookline")
+    assert to_resume("auto", config) == Resumable()
+    assert "No run of 'x' to resume in" in caplog.text
 
 
 def test_auto_begins_a_run_again_that_has_saved_nothing(config, run, caplog):
     caplog.set_level(logging.INFO, "hookline")
-    assert to_resume("auto", config, []) == (run.path, None)
+    assert to_resume("auto", config) == Resumable(run.path)
     assert "has no checkpoint yet" in caplog.text
 
 
 @pytest.mark.parametrize("spec", ["auto", "latest"])
 def test_the_newest_checkpoint_of_the_newest_run_is_meant(config, run, spec):
     *_, newest = saved(run, 3, 6)
-    assert to_resume(spec, config, [hooks.Checkpoint()]) == (run.path, newest)
+    assert to_resume(spec, config) == Resumable(run.path, newest)
 
 
 def test_latest_passes_over_a_later_run_that_saved_nothing(config, tmp_path):
@@ -57,22 +108,65 @@ def test_latest_passes_over_a_later_run_that_saved_nothing(config, tmp_path):
         runs.append(RunDir(tmp_path / "x" / f"2026010{day}-000000-aaaaaa"))
         runs[-1].path.mkdir(parents=True)
     (newest,) = saved(runs[1], 3)
-    assert to_resume("latest", config, []) == (runs[1].path, newest)
+    assert to_resume("latest", config) == Resumable(runs[1].path, newest)
 
 
 def test_a_checkpoint_that_is_named_is_the_one(config, run):
     first, _ = saved(run, 3, 6)
-    assert to_resume(str(first), config, []) == (run.path, first)
+    assert to_resume(str(first), config) == Resumable(run.path, first)
 
 
-def test_auto_looks_nowhere_but_in_run_directories(config):
-    saving = hooks.Checkpoint(dir="elsewhere")
-    saving.name = "checkpoint"
-    with pytest.raises(RunError, match=r"checkpoint\.dir.*no other folder than the run's.*'elsewhere'"):
-        to_resume("auto", config, [saving])
+def put_away(run, kind):
+    if kind != "nothing there":
+        (run.path / "away").mkdir()
+    if kind == "a link":
+        run.checkpoints.symlink_to(run.path / "away" / "mount")
+    elif kind == "an empty folder":
+        run.checkpoints.mkdir()
+
+
+SAVING = {"hooks": [{"use": "progress"}, {"use": "checkpoint"}]}
+
+
+@pytest.mark.parametrize(
+    ("state", "iteration", "kind"),
+    [
+        ("running", 0, "a link"),
+        ("running", 6, "nothing there"),
+        ("running", 6, "an empty folder"),
+        ("paused", 6, "nothing there"),
+        ("paused", 6, "an empty folder"),
+        ("failed", 6, "nothing there"),
+    ],
+)
+def test_auto_does_not_begin_again_what_has_lost_sight_of_its_checkpoints(
+    config, run, state, iteration, kind
+):
+    run.write_status(state, iteration=iteration)
+    run.write_json("plugins.json", SAVING)
+    put_away(run, kind)
+    with pytest.raises(RunError, match=f"checkpoints: expected the checkpoints of an .* got '{kind}"):
+        to_resume("auto", config)
+
+
+@pytest.mark.parametrize(
+    ("state", "iteration", "kind", "plugins"),
+    [
+        ("running", 0, "nothing there", SAVING),
+        ("failed", 3, "an empty folder", SAVING),
+        ("paused", 3, "nothing there", {"hooks": []}),
+        ("paused", 3, "nothing there", {}),
+        ("paused", None, "nothing there", SAVING),
+    ],
+)
+def test_a_run_that_can_have_saved_nothing_begins_again(config, run, state, iteration, kind, plugins):
+    run.write_status(state, iteration=iteration)
+    run.write_json("plugins.json", plugins)
+    put_away(run, kind)
+    assert to_resume("auto", config) == Resumable(run.path)
 
 
 def test_a_capsule_is_no_checkpoint(config, run):
     capsule = checkpoint.save(run.path / "capsules", 3, {"capsule": {}})
     with pytest.raises(CheckpointError, match=r"got 'a capsule'\. Name the run instead"):
-        to_resume(str(capsule), config, [])
+        to_resume(str(capsule), config)

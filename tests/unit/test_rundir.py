@@ -371,3 +371,17 @@ def test_a_start_that_is_refused_removes_nothing_of_the_holders(run, monkeypatch
     with pytest.raises(RunError, match="one that nobody trains in"), run.held():
         pass
     assert (run.path / ".tmp-status.json-0123abcd").exists()
+
+
+@pytest.mark.parametrize("of", [None, "ema"])
+def test_the_weights_that_a_run_began_with_are_known(run, of):
+    assert run.begun_with is None
+    run.write_json("weights.json", {"source": Path("there"), "of": of})
+    assert run.begun_with == ("there", of)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000])
+def test_a_damaged_word_of_the_weights_that_a_run_began_with_is_an_error(run, content):
+    (run.path / "weights.json").write_text(content)
+    with pytest.raises(RunError, match=r"weights\.json: expected the name of .* Name them with --weights"):
+        run.begun_with  # noqa: B018

@@ -204,3 +204,10 @@ def test_an_outline_names_tensors_without_reading_them(saved):
     assert outline["count"]["state"] == {"num": 3}
     (saved[1] / "hooks.safetensors").unlink()
     assert checkpoint.outline(saved[1], "hooks") == outline
+
+
+@pytest.mark.parametrize(("name", "got"), [("w.pt", "a file of another kind"), ("nope", "nothing there")])
+def test_what_holds_no_weights_is_refused_with_what_does(tmp_path, name, got):
+    (tmp_path / "w.pt").touch()
+    with pytest.raises(CheckpointError, match=rf"--weights .*{name}: expected a run, .* '{got}'.*save_file"):
+        saved_weights(tmp_path / name)

@@ -40,7 +40,9 @@ def main() -> None:
 @click.option(
     "--time-limit", metavar="TIME", help="Pause in time to have ended after so long, such as 3h50m."
 )
-@click.option("--weights", metavar="PATH", help="Start from the weights of a run, a checkpoint or a file.")
+@click.option(
+    "--weights", metavar="PATH", help="Start from the weights of a run, a checkpoint or a .safetensors file."
+)
 @click.option("--weights-of", metavar="NAME", help="With --weights: those that this plugin keeps.")
 @click.option("--nproc", type=click.IntRange(min=1), help="Train with so many processes on this machine.")
 @click.option("--smoke", is_flag=True, help="Three iterations, one evaluation, one checkpoint: does it run?")
@@ -66,9 +68,10 @@ def train(
     """
     start_s = time.monotonic()
     with starting():
-        if resume is not None and weights is not None:
+        if weights is not None and resume not in (None, "auto"):
             raise RunError(
-                "--weights: expected it without --resume, got both. A resumed run has its weights."
+                f"--weights: expected it without --resume or with --resume auto, got --resume {resume}. A "
+                "resumed run has its weights."
             )
         if weights_of is not None and weights is None:
             raise RunError("--weights-of: expected --weights with it, got none. Name the run it is in.")

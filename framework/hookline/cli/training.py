@@ -65,10 +65,10 @@ def train(
             trainer = trainer_class(parsed)(parsed, plugins=plugins, smoke=smoke)
             if trace and distributed.is_main():
                 trainer.hooks.watch(Trace(trainer, _show_line))
-            if weights is not None:
-                trainer.load_weights(weights, weights_of)
             if resume is not None:
-                trainer.resume(resume)
+                trainer.resume(resume, weights=weights, weights_of=weights_of)
+            elif weights is not None:
+                trainer.load_weights(weights, weights_of)
         trainer.time_spent_s = max(time.monotonic() - start_s, seconds_since_launch())
         try:
             trainer.train()

@@ -3,7 +3,7 @@
 from hookline.trainer.base import Checkpointer, Evaluation, Status, TrainerBase
 from hookline.trainer.restoring import restoring, say_if_exit
 from hookline.trainer.simple import SimpleTrainer
-from hookline.trainer.weights import load_weights, offered_weights, saved_weights
+from hookline.trainer.weights import find_weights, load_weights, offered_weights, saved_weights, weights_in
 
 __all__ = [
     "Checkpointer",
@@ -11,9 +11,11 @@ __all__ = [
     "SimpleTrainer",
     "Status",
     "TrainerBase",
+    "find_weights",
     "load_weights",
     "offered_weights",
     "restoring",
     "saved_weights",
     "say_if_exit",
+    "weights_in",
 ]

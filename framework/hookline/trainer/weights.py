@@ -14,7 +14,9 @@ from hookline import checkpoint
 from hookline.checkpoint import tensors
 from hookline.errors import CheckpointError, Problem
 
-__all__ = ["load_weights", "offered_weights", "saved_weights"]
+__all__ = ["find_weights", "load_weights", "offered_weights", "saved_weights", "weights_in"]
+
+_RULE = "a run, a checkpoint or a .safetensors file"
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,22 @@ def load_weights(
     model.load_state_dict(weights)  # as it is: beside its items it holds the versions of the modules
 
 
+def find_weights(source: Path) -> Path:
+    """Return the undamaged checkpoint or the ``.safetensors`` file that ``source`` means.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if source.suffix == ".safetensors" and source.is_file():
+        return source
+    is_run = source.is_dir() or checkpoint.read_pointer(source.parent, source.name) is not None
+    if not is_run and not any(source.parent.glob("iter_*")):
+        got = "a file of another kind" if source.is_file() else "nothing there"
+        fix = "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors') writes such a file"
+        raise CheckpointError(str(Problem(f"--weights {source}", _RULE, got, fix=fix)))
+    return checkpoint.resolve(source)
+
+
 def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Tensor]:
     """Return the model's weights in a run, a checkpoint or a ``.safetensors`` file, on the CPU.
 
@@ -61,8 +79,12 @@ def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Ten
     Raises:
         CheckpointError: If there is none, or it is damaged.
     """
-    if source.suffix != ".safetensors":
-        path = checkpoint.resolve(source)
+    return weights_in(find_weights(source), of)
+
+
+def weights_in(path: Path, of: str | None = None) -> Mapping[str, torch.Tensor]:
+    """Return what `saved_weights` does of ``path``, which `find_weights` returned."""
+    if path.suffix != ".safetensors":
         if of is not None and of not in (offered := offered_weights(path)):
             raise CheckpointError(
                 f"weights of {of!r}: expected a plugin with weights of its own in {path}, got none of that "
@@ -75,16 +97,14 @@ def saved_weights(source: Path, of: str | None = None) -> Mapping[str, torch.Ten
         return weights
     if of is not None:
         raise CheckpointError(
-            f"weights of {of!r}: expected a run or a checkpoint to find them in, got the file {source}. "
+            f"weights of {of!r}: expected a run or a checkpoint to find them in, got the file {path}. "
             "Name the run."
         )
-    if not source.is_file():
-        raise CheckpointError(f"weights: expected a file, got {source}. It does not exist.")
     try:
-        return tensors.read(source)
+        return tensors.read(path)
     except Exception as error:  # what a library makes of a stranger's file may be anything
         got = f"{type(error).__name__}: {error}"
-        raise CheckpointError(str(Problem(f"weights {source}", "a file of safetensors", got))) from error
+        raise CheckpointError(str(Problem(f"weights {path}", "a file of safetensors", got))) from error
 
 
 def offered_weights(path: Path) -> list[str]:
