@@ -181,6 +181,24 @@ def test_text_is_stored(run, write_run):
     assert read(run).SummaryMetadata("note").plugin_data.plugin_name == "text"
 
 
+def test_half_a_surrogate_pair_as_file_names_have_it_is_an_escape(run):
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    with EventStorage() as storage:
+        storage.put_hparams({name: name})
+        storage.put_scalar(name, 1.0)
+        storage.put_text(f"file/{name}", name)
+        events = storage.step()
+    writer = TensorBoardWriter()
+    writer.open(run)
+    writer.write(events)
+    writer.close("finished")
+    (text,) = read(run).Tensors(r"file/caf\udce9")
+    assert text.tensor_proto.string_val[0] == rb"caf\udce9"
+    assert scalars(run, r"caf\udce9") == [(0, 1.0)]
+    start = session(run, hparams_metadata.SESSION_START_INFO_TAG)
+    assert start.hparams[r"caf\udce9"].string_value == r"caf\udce9"
+
+
 def test_hyper_parameters_keep_their_types(run, write_run):
     write_run(TensorBoardWriter)
     start = session(run, hparams_metadata.SESSION_START_INFO_TAG)

@@ -151,6 +151,25 @@ def test_names_with_characters_that_wandb_refuses_are_changed(run):
     assert (started["run_id"], started["project"], started["display_name"]) == ("a-b-c", "x-y", "a/b:c")
 
 
+def test_half_a_surrogate_pair_as_file_names_have_it_is_an_escape(run):
+    name, escaped = b"caf\xe9".decode(errors="surrogateescape"), r"caf\udce9"
+    with EventStorage() as storage:
+        storage.put_hparams({name: name})
+        storage.put_scalar(name, 1.0)
+        storage.put_text("file", name)
+        events = storage.step()
+    writer = WandbWriter(mode="offline")
+    writer.open(replace(run, config={"data": [name]}))
+    writer.write(events)
+    writer.close("finished")
+    (directory,) = directories(run)
+    assert points(history(directory), escaped) == [(0, 1.0)]
+    (page,) = directory.glob("files/media/html/*.html")
+    assert escaped in page.read_text()
+    (started,) = (record["run"] for record in records(directory) if record["type"] == "run")
+    assert started["config"]["update"]["data"] == [escaped]
+
+
 def test_every_row_says_which_start_of_the_run_sent_it(run, training):
     writer = WandbWriter(mode="offline")
     writer.open(replace(run, generation=1))

@@ -41,9 +41,12 @@ def iteration(events: Events, extra: Sequence[Any] = ()) -> Any:
     """Return one Event with everything of one iteration but its hyper-parameters, and with ``extra``."""
     values = [
         *extra,
-        *(Summary.Value(tag=name, simple_value=scalar.value) for name, scalar in events.scalars.items()),
-        *(Summary.Value(tag=name, image=_image(array)) for name, array in events.images.items()),
-        *(Summary.Value(tag=name, histo=_histogram(data)) for name, data in events.histograms.items()),
+        *(
+            Summary.Value(tag=_utf8(name), simple_value=scalar.value)
+            for name, scalar in events.scalars.items()
+        ),
+        *(Summary.Value(tag=_utf8(name), image=_image(array)) for name, array in events.images.items()),
+        *(Summary.Value(tag=_utf8(name), histo=_histogram(data)) for name, data in events.histograms.items()),
         *(text(name, content) for name, content in events.texts.items()),
     ]
     return Event(wall_time=events.time_s, step=events.iteration, summary=Summary(value=values))
@@ -69,12 +72,13 @@ def session_start(hparams: Mapping[str, bool | int | float | str], run_id: str, 
     """Return the value that makes the run a row of the hyper-parameter table; its scalars are the metrics."""
     info = SessionStartInfo(group_name=run_id, start_time_secs=time_s)
     for name, value in hparams.items():
+        hparam = info.hparams[_utf8(name)]
         if isinstance(value, bool):
-            info.hparams[name].bool_value = value
+            hparam.bool_value = value
         elif isinstance(value, str):
-            info.hparams[name].string_value = value
+            hparam.string_value = _utf8(value)
         else:
-            info.hparams[name].number_value = float(value)
+            hparam.number_value = float(value)
     return _session(hparams_metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=info))
 
 
@@ -90,7 +94,7 @@ def text(name: str, content: str) -> Any:
     """Return the value that shows ``content``, which is Markdown."""
     plugin = SummaryMetadata.PluginData(plugin_name=text_metadata.PLUGIN_NAME)
     metadata = SummaryMetadata(plugin_data=plugin)
-    return Summary.Value(tag=name, metadata=metadata, tensor=_string(content.encode()))
+    return Summary.Value(tag=_utf8(name), metadata=metadata, tensor=_string(_utf8(content).encode()))
 
 
 def _session(tag: str, data: Any) -> Any:
@@ -118,6 +122,11 @@ def _histogram(data: Histogram) -> Any:
         bucket_limit=data.edges[1:].tolist(),
         bucket=data.counts.tolist(),
     )
+
+
+def _utf8(text: str) -> str:
+    """Return ``text`` with its half surrogate pairs, as some file names have them, as escapes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _string(content: bytes) -> Any:

@@ -13,12 +13,12 @@ from PIL import Image
 
 from hookline import Events, Histogram
 
-__all__ = ["row"]
+__all__ = ["row", "utf8"]
 
 
 def row(events: Events, attempt: int) -> dict[str, Any]:
     """Return everything of one iteration but its hyper-parameters; iteration and attempt are among it."""
-    return {
+    found = {
         "iteration": events.iteration,
         "attempt": attempt,
         "_timestamp": events.time_s,
@@ -27,6 +27,16 @@ def row(events: Events, attempt: int) -> dict[str, Any]:
         **{name: _histogram(data) for name, data in events.histograms.items()},
         **{name: _text(text) for name, text in events.texts.items()},
     }
+    return {utf8(name): value for name, value in found.items()}
+
+
+def utf8(value: Any) -> Any:
+    """Return ``value`` with half surrogate pairs in its strings, as some file names have them, as escapes."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {utf8(key): utf8(item) for key, item in value.items()}
+    return [utf8(item) for item in value] if isinstance(value, list) else value
 
 
 def _image(image_CHW: npt.NDArray[np.uint8]) -> wandb.Image:
@@ -46,4 +56,4 @@ def _histogram(data: Histogram) -> wandb.Histogram:
 
 def _text(text: str) -> wandb.Html:
     # A plain string is shown in the run's summary only; a page has a panel with a slider.
-    return wandb.Html(io.StringIO(f"<pre>{html.escape(text)}</pre>"), inject=False)
+    return wandb.Html(io.StringIO(f"<pre>{html.escape(utf8(text))}</pre>"), inject=False)

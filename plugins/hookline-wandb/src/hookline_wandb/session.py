@@ -13,6 +13,7 @@ from typing import Any
 import wandb
 
 from hookline import Problem, Run, WriterError
+from hookline_wandb.rows import utf8
 
 __all__ = ["finish", "last_iteration", "start", "wait_for_disk"]
 
@@ -101,7 +102,7 @@ def _init(run: Run, run_id: str, options: Mapping[str, Any], init_timeout_s: flo
         **{**defaults, **chosen},
         id=_accepted(run_id),
         dir=run.dir,
-        config=dict(run.config),
+        config=utf8(dict(run.config)),
         reinit="create_new",
         # Offline too: without it `wandb sync` writes the rows of a second folder over those of the first.
         resume="allow",

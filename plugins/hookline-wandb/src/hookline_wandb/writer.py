@@ -136,7 +136,7 @@ class WandbWriter(EventWriter):
             if self._wandb_run is None or event.iteration <= self._sent:
                 continue
             if event.hparams:
-                self._wandb_run.config.update(event.hparams, allow_val_change=True)
+                self._wandb_run.config.update(self._rows.utf8(dict(event.hparams)), allow_val_change=True)
             self._wandb_run.log(self._rows.row(event, self._attempt))
             self._sent = event.iteration
             self._recent.append((time.monotonic(), event.iteration, _packed(event)))
