@@ -174,11 +174,11 @@ def test_a_run_that_goes_back_points_again_to_the_best_of_then(make_trainer, tmp
 
 def test_the_best_value_is_remembered_by_state():
     one = hooks.BestCheckpoint("m", "max")
-    assert one.watch.improved("p", {"m": 3.0}, 7)
+    assert one.watch.improved({"m": 3.0}, 7)
     two = hooks.BestCheckpoint("m", "max")
     two.load_state_dict(one.state_dict())
-    assert not two.watch.improved("p", {"m": 3.0}, 8)
-    assert two.watch.improved("p", {"m": 3.5}, 9)
+    assert not two.watch.improved({"m": 3.0}, 8)
+    assert two.watch.improved({"m": 3.5}, 9)
 
 
 def test_best_checkpoint_alone_asks_for_the_checkpoint_hook(make_trainer):
@@ -192,6 +192,31 @@ def test_a_metric_that_the_evaluation_does_not_measure_is_named(make_trainer):
         PluginError, match=r"got 'eval/scor'. Measured: eval/score. Did you mean 'eval/score'\?"
     ):
         trainer.train(0, 1)
+
+
+@pytest.mark.parametrize("hook", [hooks.EarlyStopping, hooks.BestCheckpoint])
+def test_a_metric_that_no_evaluation_measures_is_named_when_the_last_of_them_has_run(
+    make_trainer, tmp_path, hook
+):
+    other = Measure(1.0, 1.0, name="test/score")
+    other.before_train = lambda: other.trainer.evaluations.update(other=lambda: {"test/score": 1.0})
+    other.after_step = lambda: other.trainer.iter == 1 and other.trainer.request_evaluation("other")
+    parts = [hooks.Checkpoint(), hook("score"), Measure(1.0, 1.0, 1.0), other]
+    trainer = make_trainer(*parts, run_dir=tmp_path)
+    with pytest.raises(PluginError, match=r"got 'score'. Measured: eval/score, test/score. Did you mean"):
+        trainer.train(0, 3)
+    assert trainer.iter == 1
+    trainer = make_trainer(*parts[:1], hook("eval/score"), Measure(1.0, 1.0, 1.0), run_dir=tmp_path)
+    trainer.evaluations["other"] = dict
+    trainer.train(0, 3)
+
+
+@pytest.mark.parametrize("hook", [hooks.EarlyStopping, hooks.BestCheckpoint])
+def test_a_run_without_evaluations_is_refused_to_what_waits_for_a_metric(make_trainer, tmp_path, hook):
+    with pytest.raises(
+        PluginError, match=r"measures 'eval/total_loss', got a run without any. Add 'evaluate'"
+    ):
+        make_trainer(hook(), hooks.Checkpoint(), run_dir=tmp_path).train(0, 1)
 
 
 def test_early_stopping_waits_for_its_patience(make_trainer):
@@ -421,5 +446,5 @@ def test_hooks_work_with_any_model(make_trainer):
 
 def test_nan_is_not_best_even_when_it_comes_first():
     best = hooks.BestCheckpoint("m", "min")
-    assert not best.watch.improved("p", {"m": math.nan}, 0)
-    assert best.watch.improved("p", {"m": 3.0}, 1)
+    assert not best.watch.improved({"m": math.nan}, 0)
+    assert best.watch.improved({"m": 3.0}, 1)

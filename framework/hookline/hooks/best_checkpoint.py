@@ -43,6 +43,7 @@ class BestCheckpoint(HookBase):
                 f"{self.name}: expected the hook 'checkpoint' beside it, "
                 f"got {', '.join(self.trainer.hooks.names())}. Add 'checkpoint' to hooks."
             )
+        self.watch.check(self)
         best_iter = self.watch.best_iter
         if best_iter is not None and isinstance(saves, Checkpoint) and distributed.is_main():
             checkpoint.advance_pointer(saves.root, "best", best_iter)
@@ -54,9 +55,9 @@ class BestCheckpoint(HookBase):
                     best_iter,
                 )
 
-    def after_evaluate(self, metrics: Mapping[str, float]) -> None:
+    def after_evaluate(self, name: str, metrics: Mapping[str, float]) -> None:
         """Request a checkpoint if the metric improved."""
-        if self.watch.improved(self.name, metrics, self.trainer.iter):
+        if self.watch.measured(self, name, metrics) and self.watch.improved(metrics, self.trainer.iter):
             self.trainer.request_checkpoint("best")
 
     def state_dict(self) -> dict[str, Any]:

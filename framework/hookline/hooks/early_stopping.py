@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hookline.hooks.watch import MetricWatch
-from hookline.hookspecs import HookBase
+from hookline.hookspecs import HookBase, hookimpl
 
 __all__ = ["EarlyStopping"]
 
@@ -37,11 +37,16 @@ class EarlyStopping(HookBase):
         self.watch = MetricWatch(metric, mode, min_delta)
         self.num_bad = 0
 
-    def after_evaluate(self, metrics: Mapping[str, float]) -> None:
+    @hookimpl(trylast=True)
+    def before_train(self) -> None:
+        """Check that something is evaluated."""
+        self.watch.check(self)
+
+    def after_evaluate(self, name: str, metrics: Mapping[str, float]) -> None:
         """Count evaluations without improvement."""
-        if not self.watch.measured(self.name, metrics):
+        if not self.watch.measured(self, name, metrics):
             return
-        if self.watch.improved(self.name, metrics, self.trainer.iter):
+        if self.watch.improved(metrics, self.trainer.iter):
             self.num_bad = 0
             return
         self.num_bad += 1
