@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -87,6 +88,7 @@ def export(
         WriterError: If the writer fails.
     """
     found = runs.find(run, Path())
+    _check_files(found)
     config = load_config(found.path / "config.yaml")
     journal = _journal(found, config)
     spec, period, target = _target(found, to, options)
@@ -139,6 +141,14 @@ class _Counted:
             yield event
 
 
+def _check_files(found: RunDir) -> None:
+    """Return if no file of the run waits for what another process may never write."""
+    _, _, names = next(os.walk(found.path), ("", (), ()))
+    for path in (found.path / name for name in sorted(names)):
+        if path.is_fifo() or path.is_char_device():
+            raise RunError(str(Problem(str(path), "a file", "a pipe" if path.is_fifo() else "a device")))
+
+
 def _journal(found: RunDir, config: Config) -> PluginSpec:
     """Return what the config says of the journal of the run."""
     where = f"run {found.path}"
@@ -164,7 +174,7 @@ def _writers(found: RunDir) -> list[dict[str, Any]]:
     try:
         entries = json.loads(path.read_bytes())["writers"]
         return [{"name": str(entry["name"]), **entry} for entry in entries]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"
         raise RunError(str(Problem(str(path), "the plugins of a run", got))) from error
 

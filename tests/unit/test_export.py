@@ -1,6 +1,7 @@
 """A journal through another writer: what is exported, where to, and what is refused."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -220,10 +221,22 @@ def test_what_is_no_run_is_refused(tmp_path):
         export(str(tmp_path / "nowhere"), "json")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"writers": 7}', '{"writers": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, '{"writers": 7}', '{"writers": [{}]}'], ids=str.__len__
+)
 def test_a_run_that_names_no_plugins_is_refused(run, text):
     (run / "plugins.json").write_text(text)
     refused(RunError, run, r"plugins\.json: expected the plugins of a run, got")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_a_file_that_would_be_waited_for_is_refused(run, name):
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    refused(RunError, run, rf"{name}: expected a file, got 'a pipe'")
+    (run / name).unlink()
+    (run / name).symlink_to("/dev/zero")
+    refused(RunError, run, rf"{name}: expected a file, got 'a device'")
 
 
 def test_a_run_whose_record_is_gone_is_refused(run):
