@@ -23,6 +23,7 @@ TWO_RANKS = Path(__file__).parent / "two_ranks"
 TIMEOUT_S = 100
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"}
 HOOKLINE = [sys.executable, "-m", "hookline"]
+NOHUP = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hookline"]
 
 
@@ -121,8 +122,9 @@ def test_a_run_that_ctrl_c_paused_ends_to_the_byte_like_one_that_ran_whole(tmp_p
     assert [line["iteration"] for line in lines(whole / "metrics.jsonl")] == list(range(20))
 
     options = ["data.train.slow_s=0.1", "train.max_iter=20", "hooks.checkpoint.period=0"]
-    process, stdout, stderr = start([*HOOKLINE, *train("parts", "--nproc", "2", *options)])
+    process, stdout, stderr = start([*NOHUP, *HOOKLINE, *train("parts", "--nproc", "2", *options)])
     wait_for("iter 5/20", stdout)
+    process.send_signal(signal.SIGHUP)  # ignored
     process.send_signal(signal.SIGUSR1)  # the launcher hands it on
     parts = run_in(tmp_path / "parts")
     wait_for("", parts / "checkpoints/latest")

@@ -51,7 +51,9 @@ def starting() -> Iterator[None]:
     Raises:
         SystemExit: With code 130 after Ctrl-C, 143 after SIGTERM.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    # torch's launcher handles SIGHUP also where nohup has it ignored, and ends the ranks by it.
+    ignored = {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1} | ignored)
     end_with_launcher()
     came: list[int] = []
 
