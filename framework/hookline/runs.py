@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
+from hookline.durable import make_directory, sync_directory
 from hookline.errors import Problem, RunError, did_you_mean
-from hookline.rundir import RunDir, check_name, is_run, kind_at
+from hookline.rundir import RunDir, check_name, is_run, kind_at, unwritable
 
-__all__ = ["LATEST", "find", "newest", "resumable", "unfinished"]
+__all__ = ["LATEST", "find", "link_checkpoints", "newest", "resumable", "unfinished"]
 
 LATEST = "latest"
 
 _NUM_SHOWN = 5
+_RUN = "run"  # in a folder of checkpoints elsewhere: the link back to the run
 
 
 def find(spec: str, parent: Path, name: str | None = None) -> RunDir:
@@ -30,7 +33,7 @@ def find(spec: str, parent: Path, name: str | None = None) -> RunDir:
         return _latest(Path(parent), name)
     path = _followed(Path(spec))
     # A run, its checkpoints, one of them: no further up, where a stranger's status.json may be.
-    run = next((place for place in [path, *path.parents][:3] if is_run(place)), None)
+    run = next((run for place in [path, *path.parents][:3] if is_run(run := _owner(place))), None)
     if run is None or not path.exists():
         exists = _existing(path if path.is_dir() else Path(parent))
         rule = "latest, a run directory or a path in one"
@@ -69,6 +72,49 @@ def unfinished(parent: Path, name: str) -> RunDir | None:
     if found is not None:
         found.check_free()
     return found
+
+
+def link_checkpoints(run: RunDir, parent: Path, where: str) -> None:
+    """Make ``checkpoints`` of ``run`` a link to a folder of its own below ``parent``, if it is not one yet.
+
+    Args:
+        run: Whose checkpoints.
+        parent: Gets ``<run name>/<run id>``, in which the link ``run`` leads back.
+        where: What asks for it, for an error.
+
+    Raises:
+        RunError: If the run has its checkpoints elsewhere, the folder is another run's, or it cannot be made.
+    """
+    place, parent = run.checkpoints, Path(parent).resolve()
+    folder = Path(os.path.realpath(place)) if place.is_symlink() else parent / run.name / run.id
+    owner = _owner(folder)
+    exists = ""
+    if folder == run.path.resolve():
+        exists = "That is where its runs are"
+    elif folder.parents[1] != parent or (place.is_dir() and not place.is_symlink()):
+        exists = f"It has them in {os.path.realpath(place)}"
+    elif owner not in (folder, run.path.resolve()) and owner.exists():
+        exists = f"{folder} is that of {owner}"
+    if exists:
+        rule = f"a folder for the checkpoints of {run.path} alone"
+        fix = "Leave it as it was when the run began, or start a run of its own"
+        raise RunError(str(Problem(f"{where}.dir", rule, str(parent), exists, fix)))
+    try:
+        make_directory(folder)
+        for link, target in ((folder / _RUN, run.path.resolve()), (place, folder)):
+            if not link.is_symlink() or Path(os.readlink(link)) != target:
+                link.unlink(missing_ok=True)
+                link.symlink_to(target, target_is_directory=True)
+                sync_directory(link.parent)
+    except OSError as error:
+        raise unwritable(f"{where}.dir {parent}", "a folder with links", error) from error
+
+
+def _owner(place: Path) -> Path:
+    """Return the run that keeps its checkpoints in the folder ``place``; of any other folder itself."""
+    link = place / _RUN
+    is_folder = link.is_symlink() and is_run(place) and not (place / "status.json").is_file()
+    return Path(os.path.realpath(link)) if is_folder else place
 
 
 def _latest(parent: Path, name: str | None) -> RunDir:
@@ -110,7 +156,7 @@ def _directories(path: Path) -> list[Path]:
 
 
 def _runs(path: Path) -> list[Path]:
-    return [entry for entry in _directories(path) if is_run(entry)]
+    return [entry for entry in _directories(path) if is_run(entry) and _owner(entry) == entry]
 
 
 def _existing(path: Path) -> str:

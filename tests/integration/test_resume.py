@@ -209,6 +209,21 @@ def test_load_model_gives_the_trained_model_in_evaluation_mode(project, finished
         load_model(finished / "checkpoints" / "iter_0000011")
 
 
+def test_checkpoints_elsewhere_are_resumed_from_evaluated_and_loaded_as_if_they_were_here(project, finished):
+    disk = "hooks.checkpoint.dir=disk"
+    train(project, "parts", disk, "train.stop_at=5")
+    run = latest(project, "parts")
+    assert run.joinpath("checkpoints").readlink() == project.path / "disk/line" / run.name
+    train(project, "parts", disk, "--resume", "auto", "train.stop_at=7")
+    train(project, "parts", disk, "--resume", run / "checkpoints/iter_0000004")
+    assert latest(project, "parts") == run
+    assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert torch.equal(load_model(run).linear.weight, load_model(finished).linear.weight)
+    assert "eval/total_loss" in project.hookline("evaluate", run / "checkpoints/best").output
+    kept = sorted(path.name for path in (project.path / "disk/line" / run.name).iterdir())
+    assert kept == ["best", "iter_0000007", "iter_0000009", "iter_0000011", "latest", "run"]
+
+
 def test_the_same_config_as_a_dict_trains_to_the_same_weights(project, finished):
     import yaml
 

@@ -175,3 +175,59 @@ def test_a_link_that_leads_to_itself_is_no_run(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(RunError, match="loop: expected latest, a run directory"):
         runs.find(str(tmp_path / "loop"), tmp_path)
+
+
+# ---- checkpoints elsewhere
+
+
+@pytest.fixture
+def linked(tmp_path, run):
+    """Return a run and the folder elsewhere that holds its checkpoints."""
+    runs.link_checkpoints(run, tmp_path / "disk", "hooks.checkpoint")
+    return run, tmp_path / "disk" / run.name / run.id
+
+
+def test_a_run_has_a_folder_of_its_own_elsewhere_which_leads_back(tmp_path, linked):
+    run, folder = linked
+    assert run.checkpoints.readlink() == folder
+    (folder / "iter_0000003").mkdir()
+    assert run.has_checkpoints
+    runs.link_checkpoints(run, tmp_path / "disk", "hooks.checkpoint")
+    for path in (run.checkpoints / "iter_0000003", run.checkpoints, folder, folder / "iter_0000003"):
+        assert runs.find(str(path), tmp_path) == run
+    with pytest.raises(RunError, match="has no runs"):
+        runs.find("latest", tmp_path / "disk", run.name)
+
+
+def test_a_run_that_was_moved_is_led_back_to_when_it_trains_again(tmp_path, linked):
+    run, folder = linked
+    moved = RunDir(run.path.rename(tmp_path / run.id))
+    with pytest.raises(RunError, match="expected latest, a run directory or a path in one"):
+        runs.find(str(folder), tmp_path)
+    runs.link_checkpoints(moved, tmp_path / "disk", "hooks.checkpoint")
+    assert runs.find(str(folder), tmp_path) == moved
+
+
+def test_a_run_keeps_its_checkpoints_where_they_are_and_no_other_gets_them(tmp_path, linked):
+    run, folder = linked
+    with pytest.raises(RunError, match=rf"checkpoint\.dir: expected .* alone, got .*has them in {folder}\."):
+        runs.link_checkpoints(run, tmp_path / "other", "hooks.checkpoint")
+    copy = RunDir(tmp_path / "copy" / run.id)
+    copy.path.mkdir(parents=True)
+    copy.checkpoints.symlink_to(folder)
+    with pytest.raises(RunError, match=rf"{folder} is that of {run.path}\."):
+        runs.link_checkpoints(copy, tmp_path / "disk", "hooks.checkpoint")
+    inside = RunDir.create(tmp_path / "runs", "char-gpt")
+    with pytest.raises(RunError, match="That is where its runs are"):
+        runs.link_checkpoints(inside, tmp_path / "runs", "hooks.checkpoint")
+    inside.checkpoints.mkdir()
+    with pytest.raises(RunError, match=rf"It has them in {inside.checkpoints}\."):
+        runs.link_checkpoints(inside, tmp_path / "disk", "hooks.checkpoint")
+
+
+def test_a_folder_elsewhere_that_cannot_be_made_is_an_error(tmp_path, run):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        RunError, match="checkpoint.dir .*file: expected a folder with links .* 'File exists'"
+    ):
+        runs.link_checkpoints(run, tmp_path / "file", "hooks.checkpoint")

@@ -15,6 +15,7 @@ from hookline.config.rules import Rule
 from hookline.errors import CheckpointError, RunError
 from hookline.hookspecs import HookBase
 from hookline.rundir import RunDir
+from hookline.runs import link_checkpoints
 
 __all__ = ["Checkpoint"]
 
@@ -39,7 +40,8 @@ class Checkpoint(HookBase):
         period: Save every so many iterations; 0 saves only at the end and on request.
         keep: How many to keep, the newest that are undamaged, at least 2; what ``latest`` and ``best`` point
             to is always kept. 0 keeps all.
-        dir: Where; by default ``checkpoints`` in the run directory.
+        dir: Where, by default in the run directory: a run has ``<dir>/<run name>/<run id>`` for itself, and a
+            link to it, ``checkpoints``.
         background: Write beside training, which stops only while the state is copied to the host's memory.
     """
 
@@ -62,20 +64,22 @@ class Checkpoint(HookBase):
 
     @property
     def root(self) -> Path:
-        """The folder that holds the checkpoints."""
-        if self.dir is not None:
-            return Path(self.dir)
-        if self.trainer.run_dir is None:
+        """The folder that holds the checkpoints; in a run directory it may be a link."""
+        if self.trainer.run_dir is not None:
+            return RunDir(self.trainer.run_dir).checkpoints
+        if self.dir is None:
             raise RunError(
                 f"{self.name}: expected a folder for checkpoints, got a trainer without a run directory. "
                 "Set the option 'dir', or trainer.run_dir."
             )
-        return self.trainer.run_dir / "checkpoints"
+        return Path(self.dir)
 
     def before_train(self) -> None:
         """Offer to save what any hook requests; see that the disk takes it."""
         root = self.root
         if distributed.is_main():
+            if self.trainer.run_dir is not None and self.dir is not None:
+                link_checkpoints(RunDir(self.trainer.run_dir.absolute()), Path(self.dir), self.name)
             store.check_writable(root)
         self.trainer.checkpointer = self
 
@@ -83,6 +87,10 @@ class Checkpoint(HookBase):
         """Request a checkpoint when the period ends; at the end of the run the trainer saves by itself."""
         if is_due(self.trainer.iter, self.period):
             self.trainer.request_checkpoint()
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raise the error that `save` would, if a checkpoint cannot hold ``state``."""
+        store.check_state(state)
 
     def save(self, iteration: int, state: Mapping[str, Any], tags: Sequence[str]) -> Path | Future[Path]:
         """Write ``state`` durably, point ``tags`` to it, and delete what is not to be kept.
