@@ -472,7 +472,7 @@ FAKES = {
     "srun": 'exec "$@"',
     "scontrol": 'echo "$@" > requeued',
     "scancel": 'echo "$@" > cancelled; kill -TERM "$(cat pid)"',
-    "hookline": 'echo "$@" > arguments; echo $$ > pid; test -z "$CODE" || exit "$CODE"\n'
+    "hookline": 'echo "$SRUN_CPUS_PER_TASK" > cpus; echo "$@" > arguments; echo $$ > pid; test -z "$CODE" || exit "$CODE"\n'
     "trap 'exit 143' TERM; while true; do sleep 0.02; done",
 }
 
@@ -495,7 +495,8 @@ def sbatch(tmp_path):
 
     def start(code=""):
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        job = {"SLURM_JOB_ID": "42", "SLURM_JOB_NAME": "gpt", "CODE": str(code), "PATH": path}
+        job = {"SLURM_JOB_ID": "42", "SLURM_JOB_NAME": "gpt", "SLURM_CPUS_PER_TASK": "32"}
+        job |= {"CODE": str(code), "PATH": path}
         return subprocess.Popen(["bash", "train.sbatch"], cwd=tmp_path, env={**os.environ, **job})
 
     return start
@@ -518,6 +519,7 @@ def wait_for(condition) -> None:
 def test_the_script_queues_again_what_is_paused_and_nothing_else(tmp_path, sbatch, code, requeues):
     assert sbatch(code).wait(20) == code
     assert told(tmp_path, "requeued") == ("requeue 42" if requeues else None)
+    assert told(tmp_path, "cpus") == "32"
     assert told(tmp_path, "arguments").startswith("train run.yaml run.name=gpt --nproc 4 --resume auto")
 
 
