@@ -12,7 +12,7 @@ COVERING := $(wildcard tests/unit/test_checkpoint_*.py tests/unit/test_config_*.
     $(wildcard tests/unit/test_run*.py) tests/unit/test_resuming.py tests/unit/test_durable.py \
     tests/unit/test_export.py tests/unit/test_strange_files.py plugins/hookline-json/tests
 
-.PHONY: train test lint types imports tests faults coverage docs benchmarks clean
+.PHONY: train test lint types imports tests faults coverage reference docs benchmarks clean
 
 train: $(INSTALLED)
 	$(BIN)/hookline train examples/char_gpt/config.yaml $(ARGS)
@@ -42,6 +42,10 @@ faults: $(INSTALLED)
 coverage: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 0 $(or $(ARGS),$(COVERING))
 	$(BIN)/coverage report
+
+# What the pages of the reference say of the code.
+reference: $(INSTALLED)
+	$(BIN)/python docs/_ext/generated.py
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html

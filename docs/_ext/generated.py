@@ -1,8 +1,9 @@
 """Puts into a page what the code says about itself.
 
-A line ``<!-- generate: KIND ARGUMENT … -->`` of a page stands for the text that the function of that kind
-returns, in Markdown. So the reference cannot say other than the code; tests/contract/test_docs_drift.py makes
-sure that it leaves nothing out.
+Below a line ``<!-- generate: KIND ARGUMENT … -->`` of a page, and down to ``<!-- end -->``, is the text that
+the function of that kind returns, in Markdown. So the reference cannot say other than the code;
+tests/contract/test_docs_drift.py makes sure that it leaves nothing out and is up to date. Running this file
+renews what is in the pages, for those who read them unbuilt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,9 +25,23 @@ from hookline.config import DEFAULT_HOOKS, Option, describe_options, schema
 from hookline.config.rules import rule
 from hookline.hookspecs import HookBase, HookSpecs
 
-__all__ = ["KINDS", "built_in_hooks", "commands", "entry_point", "expand", "hookspecs", "setup"]
+__all__ = [
+    "BLOCK",
+    "KINDS",
+    "PAGES",
+    "built_in_hooks",
+    "commands",
+    "entry_point",
+    "expand",
+    "hookspecs",
+    "setup",
+]
 
-_LINE = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
+BLOCK = re.compile(
+    r"^<!-- generate: (.+) -->$(?:(?:\n(?!<!-- generate: ).*)*?\n<!-- end -->$)?", re.MULTILINE
+)
+PAGES = sorted((Path(__file__).parents[1] / "reference").glob("*.md"))
+_WIDTH = 110
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -35,13 +51,14 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 def expand(text: str) -> str:
-    """Return the Markdown of a page with every ``generate`` line replaced by what it stands for."""
+    """Return the Markdown of a page with what is below each of its ``generate`` lines as it is now."""
 
     def generated(match: re.Match[str]) -> str:
         kind, *arguments = match[1].split()
-        return "\n".join(KINDS[kind](*arguments))
+        text = "\n".join(KINDS[kind](*arguments)).strip("\n")
+        return f"<!-- generate: {match[1]} -->\n\n{text}\n\n<!-- end -->"
 
-    return _LINE.sub(generated, text)
+    return BLOCK.sub(generated, text)
 
 
 def hookspecs() -> dict[str, Callable[..., Any]]:
@@ -146,7 +163,7 @@ def _schedules() -> Iterator[str]:
 def _command_line() -> Iterator[str]:
     """Every command with its usage, its arguments and its options; those of a group below it."""
     for name, command in commands().items():
-        context = click.Context(command, info_name=name, help_option_names=[])
+        context = click.Context(command, info_name=name, help_option_names=[], terminal_width=_WIDTH)
         yield f"{'#' * len(name.split())} {name}\n"
         yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
         yield inspect.cleandoc(command.help or "") + "\n"
@@ -229,3 +246,8 @@ def _prose(owner: Any) -> str:
 
 def _dedented(code: str) -> str:
     return inspect.cleandoc("\n" + code).rstrip()
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(expand(page.read_text()))

@@ -200,6 +200,11 @@ def test_every_part_that_a_trainer_builds_is_listed():
         assert f"| `{name}(" in text
 
 
+@pytest.mark.parametrize("path", generated.PAGES, ids=lambda path: path.stem)
+def test_what_is_generated_is_in_the_page_as_it_is_now(path):
+    assert path.read_text() == generated.expand(path.read_text()), "renew it with: make reference"
+
+
 def test_a_page_cannot_ask_for_what_there_is_not():
     with pytest.raises(KeyError):
         generated.expand("<!-- generate: nothing -->")
