@@ -90,6 +90,9 @@ def _stop_to_end(trainer: DefaultTrainer, run: RunDir) -> str | None:
 
 def _conclude(trainer: DefaultTrainer, run: RunDir, duration_s: float, failure: Exception | None) -> None:
     data = report.summary(trainer, duration_s)
+    if trainer.is_out_of_time and trainer.iter == trainer.start_iter:
+        said = "%s: not one iteration fits in beside what starts and ends the run. Raise it, or --time-limit."
+        _log.warning(said, trainer.config.where("train.time_limit"))
     try:
         run.check_generation(trainer.generation)
         run.write_json("summary.json", data)

@@ -171,6 +171,12 @@ class DefaultTrainer(SimpleTrainer):
         if first > last or (first == last and not may_lack_its_end(self)):
             where = self.config.where("train.max_iter")
             raise RunError(f"{where}: expected more than the {first} iterations done, got {last}. Raise it.")
+        if self.stop_at is not None and self.stop_at <= first:
+            where = self.config.where("train.stop_at")
+            rule = f"more than the {first} iterations done, or nothing"
+            raise RunError(
+                str(Problem(where, rule, self.stop_at, fix="Raise it, or take it out with train.stop_at="))
+            )
         with self._interrupts:  # until the run's files say how it ended
             run = self._open_run()
             self.start_iter, self.max_iter = first, last

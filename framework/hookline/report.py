@@ -88,12 +88,20 @@ def _go_on(trainer: DefaultTrainer) -> Iterator[tuple[str, str]]:
     if run_dir is not None and RunDir(run_dir).has_checkpoints:
         changed = ("train.stop_at=", *(["train.max_iter="] if is_complete else []))
         more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
+        more += ["train.stop_at="] if _stops_by_file(trainer) else []
         words = [*_source(trainer, changed), *_flags(trainer), "--resume", _shown(run_dir), *more]
         yield "extend" if is_complete else "resume", shlex.join([*launch_command(), *words])
     elif not is_complete:
         auto = ["--resume", AUTO] if trainer.asked_to_resume == AUTO else []
         words = [*_source(trainer, ()), *_flags(trainer), *_weights(trainer), *auto]
         yield "again", shlex.join([*launch_command(), *words])
+
+
+def _stops_by_file(trainer: DefaultTrainer) -> bool:
+    """Return whether the config that the command names says when to pause, which is over."""
+    config, stop_at = trainer.config, trainer.config.train.stop_at
+    is_over = stop_at is not None and stop_at <= trainer.iter
+    return is_over and (config.source is None or "stop_at" in config.source_text)
 
 
 def _flags(trainer: DefaultTrainer) -> list[str]:

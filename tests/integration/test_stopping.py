@@ -112,6 +112,20 @@ def test_the_command_that_a_run_ends_with_goes_on(project, end):
         assert [0, 1, 2] in [rows(run)[:3] for run in runs]
 
 
+def test_a_pause_that_the_config_asks_for_is_over_when_the_run_goes_on(project):
+    file = project.path / "run.yaml"
+    file.write_text(file.read_text().replace("max_iter: 12,", "max_iter: 12, stop_at: 5,"))
+    words = printed(project.hookline("train", "run.yaml").output, "resume")
+    refused = project.hookline("train", "run.yaml", *AUTO)
+    assert refused.exit_code == 2
+    said = "train.stop_at (run.yaml:9): expected more than the 5 iterations done, or nothing, got 5. Raise it, or"
+    assert said in refused.output
+    earlier = project.hookline("train", "run.yaml", "train.stop_at=3", *AUTO)
+    assert "got 3. Raise it, or take it out with train.stop_at=." in earlier.output
+    assert [*words[-3:-2], words[-1]] == ["--resume", "train.stop_at="]
+    assert "finished at iteration 12" in project.hookline(*words).output
+
+
 def test_a_failed_start_from_weights_is_started_again_from_them(project):
     project.hookline("train", "run.yaml", "train.max_iter=2")
     fails = "hooks+={./parts.py:Fails: {at: 0}}"
@@ -366,6 +380,15 @@ def test_a_time_limit_pauses_in_time_and_its_exit_code_says_try_again(project, m
     more = project.hookline(*words, f"train.max_iter={found['iteration'] + 2}")
     assert f"finished at iteration {found['iteration'] + 2}" in more.output
     assert rows(run) == list(range(found["iteration"] + 2))
+
+
+def test_a_time_limit_in_which_nothing_gets_done_is_warned_of(project, monkeypatch):
+    monkeypatch.setattr(training, "seconds_since_launch", lambda: 90.0)
+    result = project.hookline("train", "run.yaml", "--time-limit", "90s")
+    assert result.exit_code == OUT_OF_TIME
+    said = "train.time_limit (override 'train.time_limit=90s'): not one iteration fits in"
+    assert said in result.output.replace("\n", " ")
+    assert "paused at iteration 0" in result.output
 
 
 def test_a_limit_is_no_hyper_parameter_and_is_shown_in_seconds(project):
