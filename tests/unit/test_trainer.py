@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from hookline import (
+    CheckpointError,
     HookBase,
     NonFiniteError,
     PluginError,
@@ -601,3 +602,56 @@ def test_a_plugin_may_be_registered_again_under_another_name(make_trainer):
 def test_a_plugin_that_sets_its_trainer_is_told_to_leave_it_alone():
     with pytest.raises(AttributeError, match="Named.trainer: expected it to be left alone, got 'mine'"):
         Named(trainer="mine")
+
+
+class Unsavable(HookBase):
+    """Has a state that no checkpoint holds, and draws when asked for it."""
+
+    def __init__(self, what=object):
+        self.what, self.num_asked = what, 0
+
+    def after_step(self):
+        pass
+
+    def state_dict(self):
+        self.num_asked += 1
+        torch.rand(())
+        return {"what": self.what}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_state_that_no_checkpoint_holds_is_an_error_after_the_first_iteration(make_trainer, tmp_path):
+    trainer = make_trainer(Checkpoint(), Unsavable(), run_dir=tmp_path)
+    with pytest.raises(CheckpointError, match=r"checkpoint: hooks\.Unsavable\.state\.what: expected None"):
+        trainer.train(0, 5)
+    assert trainer.iter == 0
+    make_trainer(Unsavable()).train(0, 2)  # where nothing saves, nothing need be held
+    trainer = make_trainer(Unsavable())
+    trainer.checkpointer = Saver()
+    trainer.train(0, 2)
+    assert Saver.num_saved == 1
+
+
+class Saver:
+    """Holds anything."""
+
+    num_saved = 0
+
+    def save(self, iteration, state, tags):
+        Saver.num_saved += 1
+
+
+@pytest.mark.parametrize(("start_iter", "num_asked"), [(0, 2), (1, 1)])
+def test_looking_for_it_changes_nothing_and_a_run_that_goes_on_does_not(
+    make_trainer, tmp_path, start_iter, num_asked
+):
+    plain, looking = make_trainer(), make_trainer(Checkpoint(), asked := Unsavable(1), run_dir=tmp_path)
+    for trainer in (plain, looking):
+        torch.manual_seed(3)
+        trainer.train(start_iter, start_iter + 3)
+    after = torch.rand(())
+    torch.manual_seed(3)
+    assert after == torch.rand(())
+    assert asked.num_asked == num_asked

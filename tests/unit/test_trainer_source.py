@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, WeightedRandomSampler
 
-from hookline import Loader
+from hookline import Loader, hooks
 from hookline.checkpoint import rng
 from hookline.data import generators
 from hookline.trainer.source import Source
@@ -299,3 +300,35 @@ def test_microbatches_of_an_iteration_that_ends_in_the_next_epoch_are_not_seen_t
     second.load_state_dict(state)
     second.train(3, 6)
     assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (lambda: [torch.ones(1)], "list has no state_dict: a resumed run will not see the same batches"),
+        (
+            lambda: Loader(Numbers(generator=torch.Generator()), batch_size=4, num_workers=1),
+            r"dataset holds \(holder.generators.0\)",
+        ),
+        (lambda: torch_loader(num_workers=1, persistent_workers=True), "persistent_workers=True, so"),
+        (lambda: Loader(Numbers(generator=torch.Generator()), batch_size=4), None),
+        (lambda: Loader(Numbers(), batch_size=4, num_workers=1), None),
+        (lambda: torch_loader(Numbers(generator=torch.Generator()), num_workers=1), None),
+        (lambda: torch_loader(Numbers(generator=torch.Generator())), None),
+    ],
+)
+def test_what_no_checkpoint_holds_of_a_loader_is_said(loader, words):
+    assert re.search(words or "^$", Source(loader()).what_is_lost())
+
+
+@pytest.mark.parametrize(("start_iter", "saves"), [(0, True), (3, True), (0, False)])
+def test_it_is_said_once_in_a_run_that_saves_after_its_first_iteration(
+    make_trainer, tmp_path, caplog, start_iter, saves
+):
+    told = []
+    note = hooks.Callback(before_step=lambda trainer: told.append("has no state_dict" in caplog.text))
+    trainer = make_trainer(*[hooks.Checkpoint(period=2)] * saves, note, run_dir=tmp_path)
+    trainer.reset_data_loader(lambda: list(trainer.data_loader))
+    trainer.train(start_iter, start_iter + 5)
+    assert told == [False, *[saves] * 4]
+    assert caplog.text.count("has no state_dict") == saves

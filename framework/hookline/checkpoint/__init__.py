@@ -16,7 +16,7 @@ from hookline.checkpoint.retention import (
     retain,
 )
 from hookline.checkpoint.rng import capture, forked_rng, restore
-from hookline.checkpoint.writing import Snapshot, check_writable, save, snapshot, write
+from hookline.checkpoint.writing import Snapshot, check_state, check_writable, save, snapshot, write
 
 __all__ = [
     "KEEP_RULE",
@@ -28,6 +28,7 @@ __all__ = [
     "advance_pointer",
     "capture",
     "check_keep",
+    "check_state",
     "check_writable",
     "decode",
     "discard_newer",

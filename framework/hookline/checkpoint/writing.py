@@ -38,7 +38,7 @@ from hookline.checkpoint.retention import Fence, Ledger, discard, no_fence, remo
 from hookline.durable import make_directory, sync_directory, write_new
 from hookline.errors import CheckpointError, HooklineError, Problem
 
-__all__ = ["Snapshot", "check_writable", "save", "snapshot", "write"]
+__all__ = ["Snapshot", "check_state", "check_writable", "save", "snapshot", "write"]
 
 _INTACT = "Earlier checkpoints are intact; free space or mend the disk, then resume"
 
@@ -113,6 +113,17 @@ def snapshot(
     components = {name: encode(state[name], component=name, to_host=to_host) for name in state}
     to_host.wait()
     return Snapshot(iteration, generation, components)
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Return if a checkpoint can hold ``state``, of which no tensor is copied.
+
+    Raises:
+        CheckpointError: If it cannot: better to know after the first iteration than at the first save.
+    """
+    _check_names(state)
+    for name in state:
+        encode(state[name], component=name, to_host=lambda tensor: torch.empty(0))
 
 
 def write(root: Path, snapshot: Snapshot, *, fence: Fence = no_fence, ledger: Ledger | None = None) -> Path:

@@ -322,6 +322,8 @@ class TrainerBase:
         if self._checkpoint_due or ending is not None:
             self._ending.save_begins()
             self._save(ending)
+        elif is_first and self.checkpointer is not None:
+            self._before_first_save()
         if self._ending.is_saving and self._saving is None:
             self._ending.save_ended()
         self.iter += 1
@@ -354,6 +356,19 @@ class TrainerBase:
             for key, value in metrics.items():
                 self.storage.put_scalar(key, value, smoothing_hint=False)
             self._call("after_evaluate", name=name, metrics=metrics)
+
+    def _before_first_save(self) -> None:
+        """Find what a checkpoint cannot hold after one iteration of a run, and not hours later.
+
+        A run that goes on asks nobody for a state that it would not ask for without the break.
+        """
+        check = getattr(self.checkpointer, "check", None)
+        if check is not None and self.start_iter == 0:
+            self.accept(self.storage.drain())
+            with rng.forked_rng():
+                state = self.state_dict()
+            if distributed.is_main():
+                check(state)
 
     def _save(self, ending: Status | None) -> None:
         """Write a checkpoint, if there is something that writes; every rank takes part.

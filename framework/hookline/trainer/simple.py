@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,13 @@ from hookline.kernel import GraphKernel, StepKernel
 from hookline.prefetch import DeviceFeed
 from hookline.trainer.base import TrainerBase
 from hookline.trainer.forward_puts import ForwardPuts
-from hookline.trainer.optimizer_state import check_optimizer_state, for_parameters, parameter_names
+from hookline.trainer.optimizer_state import (
+    are_equal,
+    check_optimizer_state,
+    for_parameters,
+    keep_types,
+    parameter_names,
+)
 from hookline.trainer.source import Source
 from hookline.trainer.sync_check import SyncCheckMode
 from hookline.trainer.weights import load_weights
@@ -107,6 +114,7 @@ class SimpleTrainer(TrainerBase):
         on_cuda = prefetch and self.kernel.device.type == "cuda"
         self._feed = DeviceFeed(self.kernel.device) if on_cuda else None
         self._batches: Iterator[Any] | None = None
+        self._told_of: Source | None = None
         self._saved_place: Mapping[str, Any] | None = None
         self.on_drawn: list[Callable[[], None]] = []
         self._num_skipped = 0
@@ -214,11 +222,7 @@ class SimpleTrainer(TrainerBase):
         state["kernel"] = self.kernel.state_dict()
         source = self._current_source()
         state["data"] = {"ranks": distributed.gather(source.state_dict())}
-        if not source.is_resumable:
-            _log.warning(
-                "The data loader %s has no state_dict: a resumed run will not see the same batches.",
-                type(self.data_loader).__name__,
-            )
+        self._tell_what_is_lost(source)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,6 +243,17 @@ class SimpleTrainer(TrainerBase):
         self._num_skipped = state["trainer"]["num_skipped"]
         self._load_data(state["data"]["ranks"])
         super().load_state_dict(state)
+
+    def _before_first_save(self) -> None:
+        self._tell_what_is_lost(self._current_source())
+        super()._before_first_save()
+
+    def _tell_what_is_lost(self, source: Source) -> None:
+        """Say, once of a loader, what of it no checkpoint holds."""
+        if source is not self._told_of:
+            self._told_of = source
+            if lost := source.what_is_lost():
+                _say(f"data loader: {lost}")
 
     def _unsafe_plugins(self) -> str:
         """Return which plugins take part in an iteration in a way that no graph allows."""
@@ -298,8 +313,14 @@ class SimpleTrainer(TrainerBase):
             state = for_parameters(state, saved["parameters"], parameter_names(self.model, self.optimizer))
         check_optimizer_state(self.optimizer, state)
         self.optimizer.load_state_dict(dict(state))
+        keep_types(self.optimizer, state)
         for group, before, after in zip(self.optimizer.param_groups, configured, now, strict=True):
-            changed = {key: value for key, value in after.items() if before.get(key) != value}
+            # Copies, as a rate that is a tensor may be changed in place.
+            changed = {
+                key: copy.deepcopy(value)
+                for key, value in after.items()
+                if not are_equal(before.get(key), value)
+            }
             if "lr" in changed and before["lr"]:
                 # A schedule may have moved the rate since: keep its factor, change what it is a factor of.
                 group["lr"] *= changed["lr"] / before["lr"]
@@ -352,7 +373,7 @@ def _say(line: str) -> None:
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [
-        {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+        {key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "initial_lr")}
         for group in optimizer.param_groups
     ]
 

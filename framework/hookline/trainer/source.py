@@ -10,7 +10,14 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from hookline.checkpoint import rng
-from hookline.data import has_workers, load_generators, start_workers, state_of_generators
+from hookline.data import (
+    Loader,
+    has_workers,
+    load_generators,
+    lost_in_workers,
+    start_workers,
+    state_of_generators,
+)
 
 __all__ = ["Source"]
 
@@ -48,6 +55,16 @@ class Source:
     def is_resumable(self) -> bool:
         """Whether a resumed run sees the very next batch."""
         return self._has_state or self._is_replayed
+
+    def what_is_lost(self) -> str:
+        """Return which batches are others in a resumed run, and what to do; nothing where none are."""
+        if not self.is_resumable:
+            kind = type(self.loader).__name__
+            return (
+                f"{kind} has no state_dict: a resumed run will not see the same batches. Give it state_dict "
+                "and load_state_dict, or let data.train be a dataset with a 'loader'."
+            )
+        return "" if self._has_state and not isinstance(self.loader, Loader) else lost_in_workers(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of an epoch, or those that are left of it."""
