@@ -76,12 +76,16 @@ def commands(trainer: DefaultTrainer) -> dict[str, str]:
 
 def last_words(trainer: DefaultTrainer) -> str:
     """Return what is to be said when the process ends at once: how to go on."""
-    hints = [f" {command}\n" for _, command in _go_on(trainer)]
-    return f"hookline: ended at once, in iteration {trainer.iter}. Go on with:{''.join(hints)}"
+    hints = [f" Go on with: {command}" for _, command in _go_on(trainer)]
+    return f"hookline: ended at once, in iteration {trainer.iter}.{''.join(hints)}\n"
 
 
 def _go_on(trainer: DefaultTrainer) -> Iterator[tuple[str, str]]:
-    """Yield what it does and the command that extends, resumes or starts again; nothing after a smoke."""
+    """Yield what it does and the command that extends, resumes or starts again; nothing after a smoke.
+
+    Of a config that no file holds it is what to call in Python: a process of its own would not find what the
+    program has made or found on its path.
+    """
     is_complete, run_dir = trainer.status == "finished", trainer.run_dir
     if trainer.smoke and is_complete:
         return
@@ -90,8 +94,11 @@ def _go_on(trainer: DefaultTrainer) -> Iterator[tuple[str, str]]:
         more = [f"train.max_iter={2 * trainer.max_iter}"] if is_complete else []
         more += ["train.stop_at="] if _stops_by_file(trainer) else []
         words = [*_source(trainer, changed), *_flags(trainer), "--resume", _shown(run_dir), *more]
-        yield "extend" if is_complete else "resume", shlex.join([*launch_command(), *words])
-    elif not is_complete:
+        command = shlex.join([*launch_command(), *words])
+        if trainer.config.source is None:
+            command = f"trainer.resume({_shown(run_dir)!r})" + f"  # with {' '.join(more)}" * bool(more)
+        yield "extend" if is_complete else "resume", command
+    elif not is_complete and trainer.config.source is not None:
         auto = ["--resume", AUTO] if trainer.asked_to_resume == AUTO else []
         words = [*_source(trainer, ()), *_flags(trainer), *_weights(trainer), *auto]
         yield "again", shlex.join([*launch_command(), *words])
@@ -156,9 +163,7 @@ def _metrics(trainer: DefaultTrainer) -> dict[str, dict[str, Any]]:
 
 
 def _source(trainer: DefaultTrainer, changed: tuple[str, ...]) -> list[str]:
-    """Return the config as it was given on the command line but for what is ``changed``, or the run's own."""
-    if trainer.config.source is None:
-        return [f"{_shown(trainer.run_dir)}/config.yaml"]
+    """Return the config as it was given on the command line but for what is ``changed``."""
     return [
         str(trainer.config.source),
         *(text for text in trainer.config.overrides if not text.startswith(changed)),

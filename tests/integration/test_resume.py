@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from hookline import CheckpointError, DefaultTrainer, RunError, load_model
+from hookline import CheckpointError, DefaultTrainer, RunError, load_model, report
 from hookline.rundir import RunDir
 
 # Dropout draws random numbers in every iteration, so a resume without RNG state would show.
@@ -231,6 +231,19 @@ def test_the_same_config_as_a_dict_trains_to_the_same_weights(project, finished)
     trainer = DefaultTrainer(config, [*NOISY, "run.dir=other"])
     trainer.train()
     assert torch.equal(trainer.model.linear.weight, load_model(finished).linear.weight)
+    commands = json.loads((trainer.run_dir / "summary.json").read_text())["commands"]
+    run = trainer.run_dir.relative_to(project.path)
+    assert commands == {"extend": f"trainer.resume('{run}')  # with train.max_iter={2 * trainer.max_iter}"}
+
+
+def test_a_config_that_no_file_holds_has_no_command_that_starts_it_again(project):
+    import yaml
+
+    config = yaml.safe_load((project.path / "run.yaml").read_text())
+    trainer = DefaultTrainer(config, ["hooks=[]", "train.stop_at=2"])
+    trainer.train()
+    assert json.loads((trainer.run_dir / "summary.json").read_text())["commands"] == {}
+    assert report.last_words(trainer) == "hookline: ended at once, in iteration 2.\n"
 
 
 def test_train_of_a_default_trainer_goes_on_after_a_pause(project, finished):
