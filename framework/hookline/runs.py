@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,13 +19,14 @@ _NUM_SHOWN = 5
 _RUN = "run"  # in a folder of checkpoints elsewhere: the link back to the run
 
 
-def find(spec: str, parent: Path, name: str | None = None) -> RunDir:
+def find(spec: str, parent: Path, name: str | None = None, *, asked: Sequence[str] = ()) -> RunDir:
     """Return the run that ``spec`` means: ``latest``, or a path of a run or of anything inside one.
 
     Args:
         spec: ``latest`` is the newest run of ``name``, or of all names where that is None.
         parent: The directory of all runs, ``run.dir``.
         name: The run's name, ``run.name``.
+        asked: For an error: the option that ``spec`` is of, and the words besides ``latest`` that it takes.
 
     Raises:
         RunError: If there is no such run; says which there are.
@@ -35,9 +37,7 @@ def find(spec: str, parent: Path, name: str | None = None) -> RunDir:
     # A run, its checkpoints, one of them: no further up, where a stranger's status.json may be.
     run = next((run for place in [path, *path.parents][:3] if is_run(run := _owner(place))), None)
     if run is None or not path.exists():
-        exists = _existing(path if path.is_dir() else Path(parent))
-        rule = "latest, a run directory or a path in one"
-        raise RunError(str(Problem(spec, rule, kind_at(path), exists)))
+        raise _no_run(spec, path, RunDir(run) if run else None, Path(parent), asked)
     return RunDir(run)
 
 
@@ -46,7 +46,7 @@ def resumable(spec: str, parent: Path, name: str) -> RunDir:
 
     A later start that failed before its first checkpoint does not hide the run before it.
     """
-    found = find(spec, parent, name)
+    found = find(spec, parent, name, asked=("--resume", "auto"))
     if spec != LATEST or found.has_checkpoints:
         return found
     others = (RunDir(path) for path in _runs(found.path.parent))
@@ -117,11 +117,25 @@ def _owner(place: Path) -> Path:
     return Path(os.path.realpath(link)) if is_folder else place
 
 
+def _no_run(spec: str, path: Path, run: RunDir | None, parent: Path, asked: Sequence[str]) -> RunError:
+    """Return the error for ``spec``, which leads to ``path``: in no run, or to nothing in ``run``."""
+    option, words = asked[:1], [*asked[1:], LATEST]
+    fix = did_you_mean(spec, words, cutoff=0.7)  # not 'latest' for 'best'
+    if run is not None and run.has_checkpoints:
+        exists = f"There is: {', '.join(sorted(file.name for file in run.checkpoints.glob('[!.]*')))}"
+    else:
+        exists = _existing(path if path.is_dir() else parent)
+        if not fix and Path(spec).name == spec:
+            fix = f"Name a checkpoint by its path, such as {parent}/…/checkpoints/best"
+    rule = f"{', '.join(words)}, a run directory or a path in one"
+    return RunError(str(Problem(" ".join([*option, spec]), rule, kind_at(path), exists, fix)))
+
+
 def _latest(parent: Path, name: str | None) -> RunDir:
     names = _directories(parent)
     runs = [run for place in names if name in (None, place.name) and (run := _latest_of(place))]
     if not runs:
-        fix = did_you_mean(name, [place.name for place in names]) if name else ""
+        fix = did_you_mean(name, [place.name for place in names if _runs(place)]) if name else ""
         where, exists = parent / name if name else parent, _existing(parent)
         problem = Problem(f"latest run in {where}", "a run", missing=True, exists=exists, fix=fix)
         raise RunError(str(problem))

@@ -333,7 +333,7 @@ WRONG = {
     "auto and no weights": ([*AUTO, "--weights", "none"], "--weights none: expected a run, a checkpoint or a .safe"),
     "auto and smoke": ([*AUTO, "--smoke"], "--resume auto: expected it without --smoke"),
     "auto and a name": ([*AUTO, "run.name=../x"], "run.name (override 'run.name=../x')"),
-    "a word like auto": (["--resume", "atuo"], "expected latest, a run directory or a path in one, got"),
+    "a word like auto": (["--resume", "atuo"], "--resume atuo: expected auto, latest, a run directory or a path in one"),
     "an empty word": (["--resume", ""], "expected"),
     "twice nothing": (["--resume"], "Error: Option '--resume' requires an argument."),
 }  # fmt: skip

@@ -566,8 +566,12 @@ class TestResolve:
     def test_what_is_not_there_is_an_error_that_names_what_is(self, run):
         with pytest.raises(CheckpointError, match="has iter_0000003, iter_0000002, iter_0000001"):
             resolve(run / "checkpoints" / "iter_0000009")
-        with pytest.raises(CheckpointError, match="has no checkpoints"):
-            resolve(run / "nothing")
+        (run / "config.yaml").touch()
+        for name, got in {"config.yaml": "'a file'", "nothing": "nothing"}.items():
+            with pytest.raises(CheckpointError, match=rf"got {got}\. {run}/checkpoints has iter_0000003, "):
+                resolve(run / name)
+        with pytest.raises(CheckpointError, match=rf"{run.parent} has no checkpoints"):
+            resolve(run.parent / "nothing")
 
 
 class TestPointers:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,39 @@ def test_a_run_that_is_not_there_is_an_error_that_names_those_there(tmp_path):
         runs.find(str(tmp_path / "char-gpt"), tmp_path)
     with pytest.raises(RunError, match=f"{shown}. Did you mean 'char-gpt'"):
         runs.find("latest", tmp_path, "char-gtp")
+
+
+@pytest.mark.parametrize(
+    ("spec", "fix"),
+    [
+        ("last", "Did you mean 'latest'?"),
+        ("atuo", "Did you mean 'auto'?"),
+        ("best", "Name a checkpoint by its path, such as there/…/checkpoints/best."),
+        ("nowhere/3", "there has no runs."),
+    ],
+)
+def test_a_wrong_word_is_told_the_right_ones(spec, fix):
+    with pytest.raises(RunError) as caught:
+        runs.resumable(spec, Path("there"), "x")
+    said = str(caught.value)
+    assert said.startswith(f"--resume {spec}: expected auto, latest, a run directory or a path in one, got")
+    assert said.endswith(fix)
+
+
+def test_a_checkpoint_that_is_not_in_its_run_is_told_those_that_are(tmp_path, run):
+    for name in ("iter_0000003", "iter_0000001", ".tmp-iter_0000005-aa"):
+        (run.checkpoints / name).mkdir(parents=True)
+    (run.checkpoints / "latest").touch()
+    for path in (run.checkpoints / "iter_0000002", run.path / "iter_0000003"):
+        with pytest.raises(RunError, match=r"there'\. There is: iter_0000001, iter_0000003, latest\.$"):
+            runs.find(str(path), tmp_path)
+
+
+def test_a_name_without_runs_is_not_told_itself(tmp_path):
+    made(tmp_path, "lab2", A)
+    (tmp_path / "lab").mkdir()
+    with pytest.raises(RunError, match="Did you mean 'lab2'"):
+        runs.find("latest", tmp_path, "lab")
 
 
 def test_only_the_newest_five_are_named(tmp_path):

@@ -92,10 +92,15 @@ def resolve(spec: Path) -> Path:
             raise CheckpointError(f"{error} Name the run instead to use its newest undamaged one.") from error
         return path
     if not path.is_dir():
-        names = ", ".join(found.name for found in checkpoints(path.parent))
-        exists = f"{path.parent} has {names or 'no checkpoints'}"
-        expected = "a run, its checkpoints or one of them"
-        raise CheckpointError(str(Problem(f"checkpoint {spec}", expected, missing=True, exists=exists)))
+        places = (path.parent, path.parent / "checkpoints")
+        place = next((place for place in places if checkpoints(place)), path.parent)
+        names = ", ".join(found.name for found in checkpoints(place))
+        exists = f"{place} has {names or 'no checkpoints'}"
+        expected, is_file = "a run, its checkpoints or one of them", path.is_file()
+        got = "a file" if is_file else None
+        raise CheckpointError(
+            str(Problem(f"checkpoint {spec}", expected, got, exists=exists, missing=not is_file))
+        )
     newest, messages = newest_valid(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
     for message in messages:
         _log.warning("passed over a damaged checkpoint: %s", message)
