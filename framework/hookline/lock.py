@@ -76,7 +76,9 @@ def agreed(state: Mapping[str, Any], now: Record, where: str, policy: str | None
         PluginError: If the policy is against a difference.
     """
     saved = state.get("plugins") or _before_locks(state["hooks"], now)
-    found = changes(saved, now, (state["hooks"].get("writers") or {"state": {}})["state"])
+    hooks = dict(_states(state["hooks"], _by_name(saved["hooks"]), now["hooks"]))
+    positions = hooks.get("writers") or {"state": {}}
+    found = changes(saved, now, positions["state"])
     if policy is None:
         policy = "error" if any(change.loses_state for change in found) else "warn"
     if policy == "error" and found:
@@ -89,8 +91,7 @@ def agreed(state: Mapping[str, Any], now: Record, where: str, policy: str | None
         _log.warning("The plugins differ from those that the run was saved with:")
         for change in found:
             _log.warning("  %s", change.text)
-    before = _by_name(saved["hooks"])
-    return {**state, "hooks": dict(_states(state["hooks"], before, now["hooks"]))}
+    return {**state, "hooks": hooks}
 
 
 def changes(saved: Record, now: Record, positions: Record | None = None) -> list[Change]:
@@ -99,7 +100,7 @@ def changes(saved: Record, now: Record, positions: Record | None = None) -> list
     Args:
         saved: The plugins of a checkpoint.
         now: Those of now.
-        positions: What the checkpoint keeps of writers by name, also of those that it was saved without.
+        positions: What is kept of writers by name, also of those that the checkpoint was saved without.
     """
     found: list[Change] = []
     for section in _KINDS:
@@ -168,9 +169,10 @@ def _gone_or_new(
     section: str, before: Mapping[str, Record], after: Mapping[str, Record], positions: Record
 ) -> Iterator[Change]:
     kind = _KINDS[section]
-    kept = "it misses what follows, its position is kept" if kind == "writer" else "its state is dropped"
     for name in [name for name in before if name not in after]:
         loses = before[name]["stateful"]
+        is_kept = kind == "writer" and name in positions
+        kept = "it misses what follows, its position is kept" if is_kept else "its state is dropped"
         end = f", {kept}" if loses else ""
         yield Change(f"{kind} {name!r} ({before[name]['source']}): gone{end}", loses)
     for name in [name for name in after if name not in before]:

@@ -34,6 +34,8 @@ TIMER = entry("timer")
 FORK = {"source": "fork 1.0", "distribution": "fork"}
 JSON = entry("json", "writer", source="hookline-json 0.1.0", distribution="hookline-json", stateful=True)
 
+WRITERS = entry("writers", stateful=True)
+
 DIFFERENCES = {
     "gone": (made(TIMER), made(), ["hook 'timer' (hookline 0.1.0): gone"]),
     "gone_with_state": (
@@ -44,7 +46,7 @@ DIFFERENCES = {
     "writer_gone": (
         made(writers=[JSON]),
         made(),
-        ["! writer 'json' (hookline-json 0.1.0): gone, it misses what follows, its position is kept"],
+        ["! writer 'json' (hookline-json 0.1.0): gone, its state is dropped"],
     ),
     "new": (made(), made(TIMER), ["hook 'timer' (hookline 0.1.0): new"]),
     "new_with_state": (made(), made(EMA), ["hook 'ema' (hookline-ema 1.0): new, it starts anew"]),
@@ -158,8 +160,22 @@ def test_each_difference_is_one_line(case):
 )
 def test_a_writer_is_back_where_its_position_was_kept(caplog, position, line):
     kept = {"writers": {"version": 1, "state": {"json": position}}}
-    resumed(made(writers=[JSON]), saved=made(), states=kept)
+    resumed(made(WRITERS, writers=[JSON]), saved=made(WRITERS), states=kept)
     assert caplog.messages[-1] == f"  writer 'json' (hookline-json 0.1.0): {line}"
+
+
+@pytest.mark.parametrize(
+    ("hooks", "line"),
+    [
+        ([WRITERS], "gone, it misses what follows, its position is kept"),
+        ([], "gone, its state is dropped"),
+        ([WRITERS | {"state_version": 2}], "gone, its state is dropped"),
+    ],
+)
+def test_the_position_of_a_writer_that_is_gone_is_kept_where_somebody_keeps_it(caplog, hooks, line):
+    saved = {"writers": {"version": 1, "state": {"json": {}}}}
+    resumed(made(*hooks), "warn", saved=made(WRITERS, writers=[JSON]), states=saved)
+    assert f"  writer 'json' (hookline-json 0.1.0): {line}" in caplog.messages
 
 
 def test_a_hook_of_the_name_of_a_writer_that_was_left_out_is_new():
