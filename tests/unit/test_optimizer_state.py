@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from hookline import CheckpointError
-from hookline.trainer.optimizer_state import check_optimizer_state, for_parameters, parameter_names
+from hookline import CheckpointError, SimpleTrainer
+from hookline.trainer.optimizer_state import (
+    are_equal,
+    check_optimizer_state,
+    for_parameters,
+    keep_types,
+    parameter_names,
+)
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, amsgrad=True, fused=True),
@@ -79,6 +85,92 @@ def test_an_optimizer_of_ones_own_may_keep_what_it_likes():
     state["state"]["all"] = {"momentum_buffer": 1}
     state["state"][0]["momentum_buffer"] = state["state"][0]["momentum_buffer"].double()
     check_optimizer_state(optimizer, state)
+
+    state["state"][0]["momentum_buffer"] = torch.zeros(1)
+    check_optimizer_state(optimizer, state)
+
+
+class Precise(torch.optim.Optimizer):
+    """Keeps what torch converts when it loads it."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1.0})
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = {
+                "step": torch.tensor(2.0, dtype=torch.float64),
+                "sum": torch.full_like(parameter, 1 / 3, dtype=torch.float64),
+                "seed": torch.tensor(2**62 + 1),
+                "history": [{"norm": torch.tensor(1 / 3, dtype=torch.float64)}, 7],
+            }
+
+
+class Loads(Precise):
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+
+
+def test_an_optimizers_state_keeps_the_types_that_it_was_saved_in():
+    saved = stepped(lambda p: Precise(p[0]["params"])).state_dict()
+    for make, is_kept in [(Precise, True), (Loads, False)]:
+        optimizer = make(nn.Linear(2, 3).parameters())
+        optimizer.load_state_dict(saved)
+        keep_types(optimizer, saved)
+        for number, kept in enumerate(optimizer.state.values()):
+            then = saved["state"][number]
+            assert kept["sum"].dtype == (torch.float64 if is_kept else torch.float32)
+            assert torch.equal(kept["sum"], then["sum"]) == is_kept
+            assert (kept["seed"].dtype == torch.int64 and int(kept["seed"]) == 2**62 + 1) == is_kept
+            assert torch.equal(kept["history"][0]["norm"], then["history"][0]["norm"]) == is_kept
+            assert (kept["step"].dtype, kept["history"][1]) == (torch.float64, 7)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_torchs_optimizers_go_on_with_what_they_had(name):
+    before, after = stepped(OPTIMIZERS[name]), stepped(OPTIMIZERS[name])
+    state = before.state_dict()
+    after.load_state_dict(copy.deepcopy(state))
+    keep_types(after, state)
+    for number, kept in after.state_dict()["state"].items():
+        for key, value in kept.items():
+            then = state["state"][number][key]
+            assert getattr(value, "dtype", None) == getattr(then, "dtype", None)
+            assert are_equal(value, then)
+
+
+def test_a_state_of_another_form_is_left_to_the_optimizer():
+    _, optimizer = trained("a", "bc")
+    state = {"inner": optimizer.state_dict(), "slow": []}
+    check_optimizer_state(optimizer, state)
+    assert for_parameters(state, [["a"], ["b"]], [["b"], ["a"]]) is state
+
+
+def test_options_that_are_tensors_are_equal_if_all_of_their_elements_are():
+    assert are_equal(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]))
+    assert not are_equal(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+    assert not are_equal(torch.tensor([1.0, 2.0]), 1.0)
+    assert not are_equal(None, torch.tensor([1.0, 2.0]))
+    assert are_equal((0.9, 0.999), (0.9, 0.999))
+
+
+def test_a_rate_that_is_a_tensor_is_as_it_was_or_as_it_is_configured_now():
+    def trainer_of(lr):
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(lr))
+        optimizer.param_groups[0]["task_weights"] = torch.tensor([1.0, 2.0])
+        return SimpleTrainer(model, [torch.zeros(1)], optimizer)
+
+    first, same, other = trainer_of(1.0), trainer_of(1.0), trainer_of(0.5)
+    first.optimizer.param_groups[0]["lr"].mul_(0.25)
+    state = copy.deepcopy(first.state_dict())
+    for trainer, expected in [(same, 0.25), (other, 0.125)]:
+        trainer.load_state_dict(copy.deepcopy(state))
+        (group,) = trainer.optimizer.param_groups
+        assert float(group["lr"]) == expected
+        assert group["task_weights"].tolist() == [1.0, 2.0]
+    group["initial_lr"].mul_(2)
+    assert [float(options["lr"]) for options in other.state_dict()["trainer"]["configured"]] == [0.5]
 
 
 def test_a_resume_with_such_a_state_is_an_error_that_says_what_is_wrong(make_trainer):

@@ -192,6 +192,34 @@ def test_a_module_sees_the_version_that_its_weights_were_saved_by(tmp_path, of, 
     assert torch.equal(loaded[0].weight, factor * model[0].weight)
 
 
+class Growing(nn.Module):
+    """Takes a buffer of any length back, as observers do."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.inner = nn.Linear(1, 1)
+        self.register_buffer("seen", torch.arange(float(length)))
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        if state_dict[f"{prefix}seen"].dim() == 1:
+            self.seen = torch.empty_like(state_dict[f"{prefix}seen"])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@pytest.mark.parametrize("around", [lambda module: module, nn.Sequential])
+def test_a_module_that_takes_its_weights_by_itself_may_take_other_shapes(around):
+    model, weights = around(Growing(0)), around(Growing(3)).state_dict()
+    load_weights(model, weights, "there", exact=True)
+    assert model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    (seen,) = [name for name in weights if name.endswith("seen")]
+    with pytest.raises(CheckpointError, match=r"there: expected the weights of .* got: .*size mismatch"):
+        load_weights(model, {**weights, seen: torch.zeros(2, 2)}, "there", exact=True)
+    (inner,) = [name for name in weights if name.endswith("inner.bias")]
+    with pytest.raises(CheckpointError, match=r"got 1 of another shape"):
+        load_weights(model, {**weights, inner: torch.zeros(2)}, "there", exact=True)
+
+
 def test_an_outline_that_cannot_be_read_is_a_damaged_checkpoint(saved):
     (saved[1] / "hooks.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"hooks\.json of 1 bytes instead of"):

@@ -26,13 +26,21 @@ def load_weights(
 ) -> None:
     """Load ``weights`` into ``model``: all of them, each of the shape it has there, or nothing.
 
-    Weights of another type are converted, and a warning says so; with ``exact`` they are refused.
+    Weights of another type are converted, and a warning says so; with ``exact`` they are refused. A module
+    that overrides ``_load_from_state_dict``, and is none of torch's layers, takes its own as it likes.
 
     Raises:
         CheckpointError: With the names that are missing, too many, of another shape or of another type.
     """
     own = model.state_dict()
-    both = {name for name in own.keys() & weights.keys() if not name.endswith("_extra_state")}
+    own_affair = tuple(
+        f"{name}." if name else "" for name, module in model.named_modules() if _loads_by_itself(module)
+    )
+    both = {
+        name
+        for name in own.keys() & weights.keys()
+        if not name.endswith("_extra_state") and f"{name.rpartition('.')[0]}.".lstrip(".") not in own_affair
+    }
     other_shape = {name for name in both if _shape(own[name]) != _shape(weights[name])}
     other_type = {name for name in both - other_shape if _type(own[name]) != _type(weights[name])}
     differing = {
@@ -49,7 +57,13 @@ def load_weights(
         )
     if other_type:
         _log.warning("%s: %d weights were of another type (%s).", where, len(other_type), _listed(other_type))
-    model.load_state_dict(weights)  # as it is: beside its items it holds the versions of the modules
+    try:
+        model.load_state_dict(weights)  # as it is: beside its items it holds the versions of the modules
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{where}: expected the weights of {type(model).__name__}, got: {' '.join(str(error).split())}. "
+            "Use the model they were saved from."
+        ) from error
 
 
 def find_weights(source: Path) -> Path:
@@ -127,6 +141,12 @@ def _are_weights(node: Any) -> bool:
         return False
     values = [value for name, value in node.items() if not name.endswith("_extra_state")]
     return bool(values) and all(isinstance(value, dict) and value.keys() == {"$tensor"} for value in values)
+
+
+def _loads_by_itself(module: nn.Module) -> bool:
+    """Return whether others than torch's layers say how ``module`` takes what was saved of it."""
+    place: str = type(module)._load_from_state_dict.__module__
+    return not place.startswith("torch.nn.")
 
 
 def _shape(value: Any) -> torch.Size | None:
