@@ -46,7 +46,10 @@ def load_weights(
     differing = {
         "missing": own.keys() - weights.keys(),
         "unknown": weights.keys() - own.keys(),
-        "of another shape": other_shape,
+        "of another shape": {
+            f"{name}: {_listed_shape(weights[name])} instead of {_listed_shape(own[name])}"
+            for name in other_shape
+        },
         "of another type": other_type if exact else (),
     }
     found = [f"{len(names)} {what} ({_listed(names)})" for what, names in differing.items() if names]
@@ -151,6 +154,10 @@ def _loads_by_itself(module: nn.Module) -> bool:
 
 def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, torch.Tensor) else None
+
+
+def _listed_shape(value: Any) -> str:
+    return "no tensor" if (shape := _shape(value)) is None else str(list(shape))
 
 
 def _type(value: Any) -> torch.dtype | None:
