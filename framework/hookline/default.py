@@ -217,6 +217,7 @@ class DefaultTrainer(SimpleTrainer):
                 self.resumed_from, self._next_iter = path, self.iter
             if found is not None:  # a run that was refused is not this trainer's
                 self._run, self.run_dir, self.generation = RunDir(found), found, seen
+                self.status = self._run.status["state"] if self._is_done else self.status
             if path is not None:
                 try:
                     self.hooks.call("after_load", trainer=self, path=path)

@@ -217,6 +217,10 @@ def test_a_job_that_is_started_again_when_its_run_is_done_leaves_it_alone(projec
         result.output
         == f"{run}, which this job trained, is finished at iteration 12: nothing is left to do.\n"
     )
+    trainer = DefaultTrainer("run.yaml")
+    trainer.resume("auto")
+    trainer.train()
+    assert (trainer.status, trainer.iter, trainer.run_dir) == ("finished", 12, run)
     assert project.runs() == [run]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
