@@ -190,7 +190,7 @@ class TestRun:
             seen.append((names(tmp_path), list(told.calls)))
             if trainer.iter == 4:  # the one of iteration 2 has waited through iteration 3
                 gate.opened.set()
-                trainer._saving.result(20)
+                trainer._saving.under_way.result(20)
 
         trainer.register_hooks([hooks.Callback(after_step=look)])
         trainer.train(0, 6)
@@ -229,7 +229,7 @@ class TestRun:
         def wait(trainer):
             if trainer.iter == 2:
                 with pytest.raises(CheckpointError):
-                    trainer._saving.result(20)
+                    trainer._saving.under_way.result(20)
 
         trainer.register_hooks([hooks.Callback(after_step=wait)])
         with pytest.raises(CheckpointError, match="the disk is gone"):
@@ -415,8 +415,8 @@ class TestHook:
         trainer = make_trainer(hooks.Checkpoint(period=2, background=background), run_dir=run.path)
 
         def take_over():
-            if trainer._saving is not None:
-                trainer._saving.result(20)
+            if trainer._saving.under_way is not None:
+                trainer._saving.under_way.result(20)
             (run.path / "generation").write_text("2\n")
 
         trainer.register_hooks([at(3, take_over)])

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hookline import distributed
@@ -18,6 +17,7 @@ from hookline.plugins import HookManager, load_states, states
 from hookline.trainer.closing import close, tell_of
 from hookline.trainer.cost import Cost
 from hookline.trainer.ending import Ending, Status
+from hookline.trainer.saving import Saving
 from hookline.trainer.sync_check import SyncCheck, SyncCheckMode, checking
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ class TrainerBase:
         self._interrupts = self._ending.interrupts
         self._cost = Cost()
         self._evaluations_due: set[str] = set()
-        self._checkpoint_due = False
-        self._saving: Future[Path] | None = None
-        self._tags: list[str] = []
+        self._saving = Saving()
         self._stop_due = False
         self._saved_stop: str | None = None
         self._stopped_for: str | None = None
@@ -225,9 +223,7 @@ class TrainerBase:
                 "request_checkpoint: expected a trainer that saves, got one without. "
                 "Enable the 'checkpoint' hook."
             )
-        self._checkpoint_due = True
-        if tag is not None:
-            self._tags.append(tag)
+        self._saving.request(tag)
 
     # ---- what a checkpoint holds
 
@@ -282,7 +278,8 @@ class TrainerBase:
             self.storage, self._saved_open = EventStorage(start_iter, period=self.log_period), None
         self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
         self.status, self.reason = "running", ""
-        self._stop_due, self._checkpoint_due, self._tags = False, False, []
+        self._stop_due = False
+        self._saving.reset()
         self._evaluations_due.clear()
         self.gaps, self.writer_seconds = [], {}
         self._num_ranks = distributed.world_size()
@@ -317,14 +314,15 @@ class TrainerBase:
         if weight:
             self._cost.put(self.storage, hooks, self.deliveries)
         self.accept(self.storage.step())
-        if self._saving is not None:
-            self._finish_saving(wait=False)
-        if self._checkpoint_due or ending is not None:
+        saving = self._saving
+        if saving.under_way is not None:
+            saving.finish(self, wait=False)
+        if saving.is_due or ending is not None:
             self._ending.save_begins()
-            self._save(ending)
+            saving.save(self, ending)
         elif is_first and self.checkpointer is not None:
             self._before_first_save()
-        if self._ending.is_saving and self._saving is None:
+        if self._ending.is_saving and saving.under_way is None:
             self._ending.save_ended()
         self.iter += 1
         if ending is not None:
@@ -358,69 +356,7 @@ class TrainerBase:
             self._call("after_evaluate", name=name, metrics=metrics)
 
     def _before_first_save(self) -> None:
-        """Find what a checkpoint cannot hold after one iteration of a run, and not hours later.
-
-        A run that goes on asks nobody for a state that it would not ask for without the break.
-        """
-        check = getattr(self.checkpointer, "check", None)
-        if check is not None and self.start_iter == 0:
-            self.accept(self.storage.drain())
-            with rng.forked_rng():
-                state = self.state_dict()
-            if distributed.is_main():
-                check(state)
-
-    def _save(self, ending: Status | None) -> None:
-        """Write a checkpoint, if there is something that writes; every rank takes part.
-
-        That of a stopped run says so: who is killed after it has nothing left to do but to end.
-
-        Puts how long the iteration stopped for it, ``checkpoint_stall_s``, in the next one, if there is one.
-        """
-        tags, self._tags, self._checkpoint_due = self._tags, [], False
-        if self.checkpointer is None:
-            return
-        start = perf_counter()
-        self._finish_saving(wait=True)  # one is written at a time
-        with self.hooks.timed(self._saver, "save"):
-            self.accept(self.storage.drain())
-            with rng.forked_rng():
-                state = self.state_dict()
-            if ending == "stopped":
-                state["trainer"]["stopped"] = self.reason
-            saved = self.checkpointer.save(self.iter, state, tags) if distributed.is_main() else None
-        if isinstance(saved, Future):
-            self._saving = saved
-        elif saved is not None:
-            self._tell_of_save(saved)
-        if ending is not None:
-            self._finish_saving(wait=True)
-        else:
-            self.storage.put_timings({"checkpoint_stall_s": perf_counter() - start})
-
-    def _finish_saving(self, *, wait: bool) -> None:
-        """Tell plugins of a checkpoint that has become durable, or raise what its thread did."""
-        saving = self._saving
-        if saving is not None and (wait or saving.done()):
-            self._saving = None
-            with self.hooks.timed(self._saver, "save"):
-                path = saving.result()
-            self._tell_of_save(path)
-
-    def _tell_of_save(self, path: Path) -> None:
-        """Call ``after_save``, of which nothing that is saved may depend: a resumed run does not call it."""
-        before = self.storage.lasting()
-        with rng.forked_rng():
-            self._call("after_save", path=path)
-        if names := self.storage.lasting() - before:
-            raise PluginError(
-                f"after_save: expected nothing put but with volatile=True, got {', '.join(sorted(names))}. "
-                "A run that goes on from this checkpoint would lack it. Put it in after_step."
-            )
-
-    @property
-    def _saver(self) -> str:
-        return getattr(self.checkpointer, "name", "") or type(self.checkpointer).__name__
+        self._saving.check(self)
 
     def _call(self, hook: str, **offered: Any) -> None:
         self.hooks.call(hook, weight=1, trainer=self, **offered)

@@ -32,7 +32,7 @@ def close(trainer: TrainerBase, error: BaseException | None) -> BaseException | 
     """
     errors = [error] if error is not None else []
     try:
-        trainer._finish_saving(wait=True)
+        trainer._saving.finish(trainer, wait=True)
     except BaseException as raised:
         errors += _report([raised], "The last save")
     errors += _report(trainer.hooks.call_each("after_train", trainer=trainer), "after_train")
