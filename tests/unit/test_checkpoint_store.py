@@ -21,6 +21,7 @@ from hookline import checkpoint
 from hookline.checkpoint import (
     Ledger,
     advance_pointer,
+    check_state,
     discard_newer,
     load,
     manifest,
@@ -207,6 +208,17 @@ class TestRefusal:
         with pytest.raises(CheckpointError, match=r"checkpoint: hooks\.mine\.fn: expected .*function"):
             save(root, 2, {"model": {}, "hooks": {"mine": {"fn": lambda: 0}}})
         assert names_in(root) == before
+
+    def test_a_state_is_looked_through_without_a_copy_and_refused_as_a_save_would(self, monkeypatch):
+        tensors = {"complex": torch.ones(2, dtype=torch.complex64), "half": torch.ones(2, 2).half().T}
+        with monkeypatch.context() as patch:
+            for name in ("cpu", "contiguous"):
+                patch.setattr(torch.Tensor, name, failing(AssertionError("copied")))
+            check_state({"model": {**tensors, "tied": tensors["half"]}})
+            with pytest.raises(CheckpointError, match=r"checkpoint: hooks\.mine: expected None, bool"):
+                check_state({"hooks": {"mine": object()}})
+        with pytest.raises(CheckpointError, match="unique names"):
+            check_state({"manifest": {}})
 
     def test_too_much_plain_data_is_refused_before_it_is_written(self, root, monkeypatch):
         monkeypatch.setattr(writing, "MAX_JSON_BYTES", 1000)
