@@ -291,9 +291,14 @@ def test_a_run_of_a_trainer_written_in_python_is_resumed_evaluated_and_loaded(pr
     assert script.returncode == 0, script.stderr
     (line,) = [line for line in script.stdout.splitlines() if line.startswith("resume")]
     env = {**os.environ, "PYTHONPATH": str(project.path)}
-    resumed = project.run(*line.split()[2:], env=env)
+    (run,) = project.runs()
+    assert (
+        line.split(maxsplit=1)[1]
+        == f"trainer.resume('{run.relative_to(project.path)}')  # with train.stop_at="
+    )
+    resumed = project.run("train", run / "config.yaml", "train.stop_at=", "--resume", run, env=env)
     assert "finished at iteration 12" in resumed.stdout, resumed.stderr
-    evaluated = project.run("evaluate", str(project.runs()[0]), env=env)
+    evaluated = project.run("evaluate", run, env=env)
     assert "eval/total_loss" in evaluated.stdout, evaluated.stderr
 
 
