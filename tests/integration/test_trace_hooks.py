@@ -43,7 +43,9 @@ def test_the_calls_of_a_run_are_printed_in_order(project):
         "progress.after_step()",
     ]
     assert not [line for line in lines if line.startswith(("4 ", "5 ", "6 "))]
-    assert any("early-stopping.after_evaluate(name='evaluate', metrics={eval/total_loss: " in line for line in lines)
+    assert any(
+        "early-stopping.after_evaluate(name='evaluate', metrics={eval/total_loss: " in line for line in lines
+    )
     assert lines[-1].startswith("12 progress.after_train()")
 
 
