@@ -303,7 +303,7 @@ def test_a_pure_observer_is_found_pure_beside_impure_ones(everything, name):
 
 
 def test_evaluations_really_run(everything):
-    assert report(everything, "early-stopping").calls == {"after_evaluate": 2}
+    assert report(everything, "early-stopping").calls == {"before_train": 1, "after_evaluate": 2}
     assert report(everything, "best-checkpoint").calls["after_evaluate"] == 2
 
 
