@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hookline.checkpoint import capture, decode, encode, forked_rng, restore
+from hookline.checkpoint.rng import apart
 
 
 def drawn():
@@ -124,3 +125,19 @@ def test_states_of_devices_that_are_gone_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((state, device)))
     restore({**capture(), "cuda": ["first", "second"]})
     assert restored == [("first", 0)]
+
+
+def test_what_is_drawn_apart_depends_on_nothing_that_is_drawn_in_between():
+    seen = []
+    for between in (0, 3):
+        with forked_rng():
+            items = apart(drawn() for _ in range(3))
+            first = next(items)
+            for _ in range(between):
+                drawn()
+            with forked_rng():
+                expected = drawn()
+            seen.append([first, *items])
+            assert drawn() == expected
+    assert seen[0] == seen[1]
+    assert seen[0][0] != seen[0][1]
