@@ -33,7 +33,11 @@ __all__ = ["main_job", "stall_over_copy"]
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "checkpoint_cost.json"
 
-_WIDTH, _NUM_LAYERS = 1024, 12  # 50 MB of float32 weights, 151 MB with the state of AdamW
+_NUM_LAYERS = 12
+_WIDTHS = {
+    1024: 40,
+    2048: 20,
+}  # 50 and 201 MB of float32 weights, thrice that with AdamW's state; saves of each
 
 
 def main_job(*overrides: str) -> dict[str, float]:
@@ -106,21 +110,21 @@ def _since(start: tuple[float, float]) -> tuple[float, float]:
 
 
 class _Wide(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH) for _ in range(_NUM_LAYERS)))
+        self.layers = nn.Sequential(*(nn.Linear(width, width) for _ in range(_NUM_LAYERS)))
 
     def forward(self, batch: list[torch.Tensor]) -> torch.Tensor:
         return self.layers(batch[0]).square().mean()
 
 
-def stall_over_copy(num_saves: int = 40) -> dict[str, float]:
+def stall_over_copy(width: int, num_saves: int) -> dict[str, float]:
     """Return how long an iteration stops for a save in the background, over a bare copy of its tensors."""
     torch.set_num_threads(1)
-    model = _Wide()
+    model = _Wide(width)
     copying = _Copying()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    trainer = SimpleTrainer(model, Loader(TensorDataset(torch.randn(64, _WIDTH)), batch_size=4), optimizer)
+    trainer = SimpleTrainer(model, Loader(TensorDataset(torch.randn(64, width)), batch_size=4), optimizer)
     with tempfile.TemporaryDirectory() as folder:
         trainer.run_dir = folder
         trainer.register_hooks([Checkpoint(period=1, keep=2, background=True), copying])
@@ -150,7 +154,7 @@ def _run() -> None:
         "date": f"{date.today()}",
         "command": "python -m benchmarks.checkpoint_cost",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}",
-        "background stall over the bare copy": stall_over_copy(),
+        "background stall over the bare copy": [stall_over_copy(*each) for each in _WIDTHS.items()],
         "main job": main_job(),
         "main job, background": main_job("hooks.checkpoint.background=true"),
     }
