@@ -209,8 +209,7 @@ class DefaultTrainer(SimpleTrainer):
         self.asked_to_resume = run
         with collected_logs() as records:
             # Each for itself might find another one, while a run is begun or a disk fails.
-            found, path, self._is_done = distributed.from_main(lambda: to_resume(run, self.config))
-            seen = RunDir(found).generation if found else 0
+            found, path, self._is_done, seen = distributed.from_main(lambda: to_resume(run, self.config))
             if path is not None:
                 with restoring(path):
                     self.load_state_dict(checkpoint.load(path))

@@ -31,11 +31,13 @@ class Resumable(NamedTuple):
         run: The run's directory; None where a new run is to begin.
         checkpoint: That to go on from; None where the run begins with iteration 0.
         is_done: Whether the run has come to its end, and this start has nothing to do.
+        generation: How often the run had been held before its checkpoint was chosen.
     """
 
     run: Path | None = None
     checkpoint: Path | None = None
     is_done: bool = False
+    generation: int = 0
 
 
 def to_resume(spec: str, config: Config) -> Resumable:
@@ -60,7 +62,13 @@ def to_resume(spec: str, config: Config) -> Resumable:
         fix = f"Name the run instead; 'hookline replay {spec}' looks into the capsule"
         problem = Problem(f"resume: {spec}", "a run or a checkpoint", "a capsule", fix=fix)
         raise CheckpointError(str(problem))
-    return Resumable(found.path, checkpoint.resolve(found.path if spec == runs.LATEST else Path(spec)))
+    return _chosen(found, found.path if spec == runs.LATEST else Path(spec))
+
+
+def _chosen(run: RunDir, place: Path) -> Resumable:
+    """Return ``run`` with the checkpoint at ``place``."""
+    generation = run.generation  # first: whoever holds the run from here on may delete what is chosen
+    return Resumable(run.path, checkpoint.resolve(place), generation=generation)
 
 
 def _found_alone(parent: Path, name: str) -> Resumable:
@@ -69,14 +77,15 @@ def _found_alone(parent: Path, name: str) -> Resumable:
     if last is not None and last.is_complete and _is_done_by_this_job(last):
         _log.info("%s, which this job trained, is %s: nothing is left to do.", last.path, _how_far(last))
         path = checkpoint.resolve(last.path) if last.has_checkpoints else None
-        return Resumable(last.path, path, is_done=True)
+        return Resumable(last.path, path, is_done=True, generation=last.generation)
     unfinished = runs.unfinished(parent, name)
     if unfinished is not None:
+        generation = unfinished.generation
         if unfinished.has_checkpoints:
-            return Resumable(unfinished.path, checkpoint.resolve(unfinished.path))
+            return _chosen(unfinished, unfinished.path)
         _check_saved_nothing(unfinished)
         _log.info("%s has no checkpoint yet: it begins again.", unfinished.path)
-        return Resumable(unfinished.path)
+        return Resumable(unfinished.path, generation=generation)
     if last is None:
         _log.info("No run of %r to resume in %s: this is a new one.", name, parent)
     else:

@@ -170,3 +170,18 @@ def test_a_capsule_is_no_checkpoint(config, run):
     capsule = checkpoint.save(run.path / "capsules", 3, {"capsule": {}})
     with pytest.raises(CheckpointError, match=r"got 'a capsule'\. Name the run instead"):
         to_resume(str(capsule), config)
+
+
+@pytest.mark.parametrize("spec", ["auto", "latest"])
+def test_a_start_while_the_checkpoint_is_chosen_counts_as_a_later_one(config, run, monkeypatch, spec):
+    (path,) = saved(run, 3)
+
+    def overtaken(place):
+        with run.held():
+            return path
+
+    with run.held() as before:
+        pass
+    monkeypatch.setattr(checkpoint, "resolve", overtaken)
+    assert to_resume(spec, config) == Resumable(run.path, path, generation=before)
+    assert run.generation == before + 1
