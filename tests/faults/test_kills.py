@@ -10,8 +10,9 @@ SHORTER = ("train.max_iter=5", "hooks.checkpoint.period=2")
 
 def check(done, record, fault):
     """Write down what came of the kills, and fail if one run ended otherwise than undisturbed."""
-    outcome = "weights, optimizer, RNG and metrics the same to the byte; each TensorBoard point once"
-    record(f"{fault} ({done.kills:,} kills)", trials=done.trials, passed=done.passed, outcome=outcome)
+    same = "weights, optimizer, RNG and metrics the same to the byte; each TensorBoard point once"
+    outcome = f"after {done.kills:,} kills: {same}"
+    record(fault, trials=done.trials, passed=done.passed, outcome=outcome)
     assert not done.failures, "\n\n".join(done.failures[:3])
 
 
