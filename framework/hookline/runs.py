@@ -122,7 +122,8 @@ def _no_run(spec: str, path: Path, run: RunDir | None, parent: Path, asked: Sequ
     option, words = asked[:1], [*asked[1:], LATEST]
     fix = did_you_mean(spec, words, cutoff=0.7)  # not 'latest' for 'best'
     if run is not None and run.has_checkpoints:
-        exists = f"There is: {', '.join(sorted(file.name for file in run.checkpoints.glob('[!.]*')))}"
+        names = {file.name for file in run.checkpoints.glob("[!.]*")} - {_RUN}
+        exists = f"There is: {', '.join(sorted(names))}"
     else:
         exists = _existing(path if path.is_dir() else parent)
         if not fix and Path(spec).name == spec:

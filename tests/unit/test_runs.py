@@ -130,6 +130,7 @@ def test_a_checkpoint_that_is_not_in_its_run_is_told_those_that_are(tmp_path, ru
     for name in ("iter_0000003", "iter_0000001", ".tmp-iter_0000005-aa"):
         (run.checkpoints / name).mkdir(parents=True)
     (run.checkpoints / "latest").touch()
+    (run.checkpoints / "run").symlink_to(run.path)  # as in a folder of checkpoints elsewhere
     for path in (run.checkpoints / "iter_0000002", run.path / "iter_0000003"):
         with pytest.raises(RunError, match=r"there'\. There is: iter_0000001, iter_0000003, latest\.$"):
             runs.find(str(path), tmp_path)
